@@ -1,0 +1,575 @@
+"""The command line of the replications: run, check, record and list them. `ci/replicate --help` says how.
+
+papermill varies, nbval holds still: `run` and `record` execute a copy under build/ with parameters injected, `check`
+reruns exactly the notebook that the reader sees. papermill's own status is not trusted (it calls cells completed that
+never ran): a run is good when every code cell has an execution count and none has an error.
+
+Exit codes: 0 all well, 1 a notebook failed or the table is out of date, 2 a wrong command (one line says why).
+"""
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from flowcore import record
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = "900_template"
+TABLE_START, TABLE_END = "<!-- landscape -->", "<!-- /landscape -->"
+
+
+class BadInput(Exception):
+    """The command cannot be understood; the message is one line that says what is available. Exit code 2."""
+
+
+class NotebookFailed(Exception):
+    """A notebook did not run to its end, or may not be trusted. Exit code 1."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Where everything is, below the root of a repository."""
+
+    root: Path
+
+    @property
+    def build(self) -> Path:
+        return self.root / "build"
+
+    @property
+    def replications(self) -> Path:
+        return self.root / "replications"
+
+    def notebook(self, paper: str) -> Path:
+        return self.replications / f"{paper}.ipynb"
+
+    def record(self, paper: str) -> Path:
+        return self.replications / f"{paper}.json"
+
+    def papers(self) -> list[str]:
+        return sorted(path.stem for path in self.replications.glob("*.ipynb"))
+
+    def choose(self, papers: Sequence[str]) -> list[str]:
+        """These papers, or every one for `all`. Raises BadInput for none and for an unknown one."""
+        there = f"there are: {', '.join(self.papers()) or 'none yet'}"
+        if not papers:
+            raise BadInput(f"say which replication, or all; {there}")
+        if list(papers) == ["all"]:
+            return self.papers()
+        unknown = [paper for paper in papers if paper not in self.papers()]
+        if unknown:
+            raise BadInput(f"no replication {', '.join(unknown)}; {there}")
+        return list(dict.fromkeys(papers))
+
+
+# --- notebooks -----------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
+        raise BadInput(f"{path} is not a notebook: {first_line(str(error))}") from None
+
+
+def tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The cells that a kernel runs; it skips empty ones."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def defaults(path: Path) -> dict[str, object]:
+    """Names and values of the cell tagged `parameters`."""
+    cells = [cell for cell in code_cells(load(path)) if tagged(cell, "parameters")]
+    if len(cells) != 1:
+        raise BadInput(f"{path}: needs one cell tagged parameters, has {len(cells)}")
+    try:
+        lines = [line for line in ast.parse(cells[0].source).body if isinstance(line, ast.AnnAssign)]
+        return {line.target.id: ast.literal_eval(line.value) for line in lines}
+    except (SyntaxError, ValueError) as error:
+        raise BadInput(f"{path}: the cell tagged parameters may only assign literals: {error}") from None
+
+
+def headings(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Cell id -> the heading above the cell."""
+    heading, above = "top", {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = next((m[1] for m in reversed(list(re.finditer(r"^#+ +(.+)$", cell.source, re.M)))), heading)
+        above[cell.id] = heading
+    return above
+
+
+def failure(notebook: nbformat.NotebookNode) -> str | None:
+    """The first code cell that failed or never ran, with the reason; None when all is well."""
+    above = headings(notebook)
+    for cell in code_cells(notebook):
+        error = next((output for output in cell.outputs if output.output_type == "error"), None)
+        if error is not None or cell.execution_count is None:
+            reason = f"{error.ename}: {first_line(error.evalue)}" if error else "was not executed"
+            return place(cell, above, reason)
+    return None
+
+
+def place(cell: nbformat.NotebookNode, above: dict[str, str], reason: str) -> str:
+    return f"section '{above.get(cell.id, 'given parameters')}', cell `{first_line(cell.source)}`: {reason}"
+
+
+def first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a notebook with parameters, in a folder where its record lies."""
+
+    source: Path
+    output: Path
+    parameters: dict[str, object]
+    cwd: Path
+    label: str
+    html: bool = False
+
+    def __call__(self) -> str | None:
+        """Executes; a line per cell. Returns what failed, or None."""
+        import papermill  # here: it takes a second that `list` need not wait for
+        from jupyter_core.utils import ensure_event_loop
+
+        above, total = headings(load(self.source)), len(code_cells(load(self.source))) + bool(self.parameters)
+        started, begun, stopped = time.monotonic(), [], None
+
+        def announce(cell, cell_index):
+            begun.append(cell)
+            at = f"{len(begun)}/{total}  {time.monotonic() - started:4.0f} s"
+            print(f"{self.label}  {at}  {above.get(cell.id, 'given parameters')}", flush=True)
+
+        try:
+            papermill.execute_notebook(
+                self.source,
+                self.output,
+                self.parameters,
+                resources={"metadata": {"path": str(self.cwd)}},  # papermill's own `cwd` would move all threads
+                kernel_name="python3",
+                progress_bar=False,
+                on_cell_execute=announce,
+                coalesce_streams=True,
+                extra_arguments=["--log-level=CRITICAL"],  # else kernels report to listen and to be stopped
+            )
+        except papermill.PapermillExecutionError:
+            pass  # the error is in the notebook that was saved
+        except Exception as error:  # a dead kernel, a timeout: papermill calls the cells of what it saves completed
+            stopped = f"{type(error).__name__}: {first_line(str(error))}"
+        finally:
+            ensure_event_loop().close()  # each thread has got one
+        if not begun:
+            return f"{self.source.name} did not start: {stopped}"
+        if self.html:
+            write_html(self.output)
+        failed = place(begun[-1], above, stopped) if stopped else failure(load(self.output))
+        return f"{self.source.name}, {failed}" if failed else None
+
+
+def write_html(path: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(path))
+    path.with_suffix(".html").write_text(body, encoding="utf-8")
+
+
+def execute(runs: Sequence[Run], jobs: int) -> Iterator[str | None]:
+    """What failed in each run, in order; `jobs` kernels at a time. Leaving early does not wait for those that run."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield from pool.map(Run.__call__, runs)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --- run and check -------------------------------------------------------------------------------------------------
+
+
+def typed(name: str, value: object, given: dict[str, object]) -> object:
+    """`value` for parameter `name`, as its default's type. Raises BadInput for an unknown name or another type."""
+    if name not in given:
+        raise BadInput(f"no parameter {name!r}; there are: {', '.join(given)}")
+    kind = type(given[name])
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is not type(None) and type(value) is not (list if kind is tuple else kind):
+        raise BadInput(f"parameter {name} is {kind.__name__} (default {given[name]!r}), not {value!r}")
+    return value
+
+
+def parse(name: str, text: str, given: dict[str, object]) -> object:
+    """The value of `-p name text`: itself for a str, else JSON (1e-3 is no number in YAML), else YAML."""
+    if isinstance(given.get(name), str):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+    return typed(name, value, given)
+
+
+def preset_parameters(path: Path, preset: str, given: dict[str, object]) -> dict[str, object]:
+    """The parameters of a preset in the record at `path`. Raises BadInput for an unknown preset, RecordError for names
+    that the notebook does not have."""
+    presets = record.read(path)["presets"]
+    if preset not in presets:
+        raise BadInput(f"no preset {preset!r} in {path.name}; there are: {', '.join(presets)}")
+    try:
+        return {name: typed(name, value, given) for name, value in presets[preset]["parameters"].items()}
+    except BadInput as error:
+        raise record.RecordError(f"{path}: presets.{preset}.parameters: {error}") from None
+
+
+def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list[list[str]], jobs: int) -> int:
+    runs = []
+    for paper in tree.choose(papers):
+        given = defaults(tree.notebook(paper))
+        preset_values = preset_parameters(tree.record(paper), preset or record.DEFAULT_PRESET, given)
+        parameters = preset_values if preset else {}
+        parameters |= {name: parse(name, text, given) for name, text in assignments}
+        output = tree.build / f"{paper}{f'.{preset}' if preset else ''}.ipynb"
+        runs.append(Run(tree.notebook(paper), output, parameters, tree.replications, paper, html=True))
+    tree.build.mkdir(exist_ok=True)
+    for task in runs:
+        task.output.unlink(missing_ok=True)
+    failures = list(execute(runs, jobs))
+    for task, failed in zip(runs, failures, strict=True):
+        print(f"{'FAILED' if failed else 'done'}  {task.output}  {task.output.with_suffix('.html').name}")
+        if failed:
+            print(f"replicate: {failed}", file=sys.stderr)
+    return 1 if any(failures) else 0
+
+
+def check(tree: Tree, papers: Sequence[str]) -> int:
+    """nbval on the notebooks as they are. It passes on cells that were never run, so these are refused before."""
+    notebooks = [tree.notebook(paper) for paper in tree.choose(papers or ["all"])]
+    if not notebooks:
+        raise BadInput("there is no replication to check yet")
+    for path in notebooks:
+        last = code_cells(load(path))[-1]
+        reason = failure(load(path))
+        if not reason and not (tagged(last, "nbval-check-output") and last.outputs):
+            reason = "the last cell must be tagged nbval-check-output and have its output"
+        if reason:
+            raise NotebookFailed(f"{path.name}, {reason}; ci/replicate record {path.stem}")
+    # Its own (empty) configuration: the repository's turns warnings into errors, which is for tests/ only.
+    pytest = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", tree.root, "-p", "no:cacheprovider"]
+    nbval = ["--nbval-lax", "--nbval-cell-timeout", "3600", "-n", "2", "--dist", "loadscope"]
+    return 1 if subprocess.run([*pytest, *nbval, *notebooks]).returncode else 0
+
+
+# --- record --------------------------------------------------------------------------------------------------------
+
+
+def fresh(notebook: nbformat.NotebookNode, label: str) -> dict:
+    """Metrics and claims that `record.check` left in the last output's metadata. Raises NotebookFailed."""
+    found = [o.metadata[record.MIME] for o in code_cells(notebook)[-1].outputs if record.MIME in o.get("metadata", {})]
+    if not found:
+        raise NotebookFailed(f"{label}: the last cell does not call record.check")
+    wrong = [f"{name} is {value}" for name, value in found[-1]["metrics"].items() if not record.is_number(value)]
+    if wrong:
+        raise NotebookFailed(f"{label}: {', '.join(wrong)}")
+    return found[-1]
+
+
+def combine(parameters: dict[str, object], runs: list[dict]) -> dict:
+    """The record of a preset from its seeds: a band per metric, the majority's verdict per claim."""
+    if any(run["metrics"].keys() != runs[0]["metrics"].keys() for run in runs):
+        raise NotebookFailed("the seeds do not report the same metrics")
+    texts = [claim["claim"] for claim in runs[0]["claims"]]
+    if any([claim["claim"] for claim in run["claims"]] != texts for run in runs):
+        raise NotebookFailed("the seeds do not report the same claims: a claim's text may not hold a measured value")
+    claims = []
+    for index, claim in enumerate(runs[0]["claims"]):
+        (verdict, agree), *_ = Counter(run["claims"][index]["verdict"] for run in runs).most_common()
+        claims.append({**claim, "verdict": verdict, "agree": f"{agree}/{len(runs)}"})
+    metrics = {name: record.summary(name, [run["metrics"][name] for run in runs]) for name in runs[0]["metrics"]}
+    return {"parameters": parameters, "metrics": metrics, "claims": claims, "recorded": provenance()}
+
+
+def provenance() -> dict:
+    """In a process of its own: one that asks JAX for its devices may keep them from the kernels that come after."""
+    code = "import json; from flowcore import record; print(json.dumps(record.provenance()))"
+    return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def cleaned(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`source` with the outputs and counts of `executed`, and nothing that differs between two identical runs."""
+    results = {cell.id: cell for cell in executed.cells}
+    source.cells = [cell for cell in source.cells if not tagged(cell, "injected-parameters")]
+    for cell in code_cells(source):
+        cell.execution_count = results[cell.id].execution_count
+        cell.outputs = [output for output in results[cell.id].outputs if not volatile(output)]
+    for cell in source.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    for key in ("papermill", "widgets"):
+        source.metadata.pop(key, None)
+    source.metadata.get("language_info", {}).pop("version", None)
+    return source
+
+
+def volatile(output: nbformat.NotebookNode) -> bool:
+    """Warnings and progress bars: a stream on stderr, or a live widget."""
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> int:
+    """Both files are replaced at the very end: an interrupted or failing recording leaves the old ones as they were."""
+    (paper,) = tree.choose([paper])
+    if seeds < 3:
+        raise BadInput(f"a band needs at least 3 seeds, not {seeds}")
+    given = defaults(tree.notebook(paper))
+    parameters = preset_parameters(tree.record(paper), preset, given)
+    if preset == record.DEFAULT_PRESET:  # the notebook is where the default preset is edited
+        parameters = {name: value for name, value in given.items() if name != "seed"}
+    missing = given.keys() - parameters.keys() - {"seed"}
+    if "seed" not in given or missing:
+        names = "seed among the notebook's parameters" if "seed" not in given else ", ".join(sorted(missing))
+        raise BadInput(f"{paper}: preset {preset} lacks {names}")
+
+    work = tree.build / "record" / f"{paper}.{preset}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    old = record.read(tree.record(paper))
+    blank = {name: {"parameters": entry["parameters"]} for name, entry in old["presets"].items()}
+    record.write(work / f"{paper}.json", old | {"presets": blank | {preset: {"parameters": parameters}}})
+    results = measure(tree.notebook(paper), parameters, seeds, jobs, work)
+    old = record.read(tree.record(paper))  # again: another preset may have been recorded meanwhile
+    record.write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: combine(parameters, results)}})
+    if preset == record.DEFAULT_PRESET:
+        refresh(tree.notebook(paper), work)
+    for path in (tree.record(paper), tree.notebook(paper)):
+        if (work / path.name).exists():
+            os.replace(work / path.name, path)
+    shutil.rmtree(work)
+    print(f"recorded preset {preset} of {paper} over {seeds} seeds")
+    return 0
+
+
+def measure(notebook: Path, parameters: dict[str, object], seeds: int, jobs: int, work: Path) -> list[dict]:
+    """What each seed measured. Raises NotebookFailed."""
+    label = f"{notebook.stem} seed"
+    outputs = [work / f"seed_{seed}.ipynb" for seed in range(seeds)]
+    runs = [Run(notebook, out, parameters | {"seed": i}, work, f"{label} {i}") for i, out in enumerate(outputs)]
+    results = []
+    for task, failed in zip(runs, execute(runs, jobs), strict=True):
+        if failed:
+            raise NotebookFailed(f"{task.label}: {failed}; see {task.output}")
+        results.append(fresh(load(task.output), task.label))
+        print(f"{task.label}  " + ", ".join(f"{k} {v:.4g}" for k, v in results[-1]["metrics"].items()), flush=True)
+    return results
+
+
+def refresh(notebook: Path, work: Path) -> None:
+    """Leaves the notebook in `work`, executed at its defaults beside the new record. Raises NotebookFailed."""
+    task = Run(notebook, work / "defaults.ipynb", {}, work, f"{notebook.stem} defaults")
+    (failed,) = execute([task], jobs=1)
+    if failed:
+        raise NotebookFailed(f"{task.label}: {failed}; see {task.output}")
+    nbformat.write(cleaned(load(notebook), load(task.output)), work / notebook.name)
+
+
+# --- new -----------------------------------------------------------------------------------------------------------
+
+
+def new(tree: Tree, paper: str, title: str, url: str) -> int:
+    """Copies the template, which runs under its own name, title and address: these three are replaced."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", paper):
+        raise BadInput(f"{paper!r} is not a name like mean_flow: lower case, digits, single underscores")
+    for path in (tree.notebook(paper), tree.record(paper)):
+        if path.exists():
+            raise BadInput(f"{path} exists already")
+    template = tree.root / "notebooks" / f"{TEMPLATE}.ipynb"
+    if not template.exists():
+        raise BadInput(f"the template {template} is missing")
+    notebook = load(template)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(TEMPLATE, paper)
+        cell.source = cell.source.replace("TITLE OF THE PAPER", title).replace("https://example.org/paper", url)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    parameters = {name: value for name, value in defaults(template).items() if name != "seed"}
+    presets = {record.DEFAULT_PRESET: {"parameters": parameters}}
+    record.write(tree.record(paper), {"title": title, "url": url, "presets": presets})
+    nbformat.write(notebook, tree.notebook(paper))
+    print(f"{tree.notebook(paper)}\nwrite it, then: ci/replicate run {paper}, ci/replicate record {paper}")
+    return 0
+
+
+# --- the landscape -------------------------------------------------------------------------------------------------
+
+
+def methods(tree: Tree) -> Iterator[tuple]:
+    """Per row of the survey's table: the row, its replication (None when there is none yet) and what was measured."""
+    from flowcore.methods import METHODS  # here: it imports JAX
+
+    for row in METHODS:
+        there = row.terms is not None and tree.notebook(row.paper).exists()
+        yield row, row.paper if there else None, measured(tree, row) if there else {}
+
+
+def measured(tree: Tree, row) -> dict[str, dict]:
+    """The default preset's metrics of one method. Methods that share a notebook prefix theirs with their name."""
+    metrics = record.read(tree.record(row.paper))["presets"][record.DEFAULT_PRESET].get("metrics", {})
+    prefix = row.name.lower().replace("-", "_") + "_"
+    return metrics | {name.removeprefix(prefix): m for name, m in metrics.items() if name.startswith(prefix)}
+
+
+def shown(metric: dict | None) -> str:
+    """Mean and standard deviation over seeds, or the integer."""
+    if metric is None:
+        return ""
+    return f"{metric['mean']:g}" if metric["band"] is None else f"{metric['mean']:.3g} ± {metric['spread']:.2g}"
+
+
+def landscape(tree: Tree) -> str:
+    """The table of the README."""
+    names = ("cost", "endpoint_error_1", "endpoint_error_2", "endpoint_error_4", "energy_distance")
+    titles = ["method", "rule", "setting", "output", "notes", "cost, survey", "cost, measured"]
+    titles += ["endpoint error, 1 step", "2 steps", "4 steps", "energy distance"]
+    rows = [titles, ["---"] * 5 + ["---:"] * 6]
+    for row, paper, metrics in methods(tree):
+        name = f"[{row.name}](replications/{paper}.ipynb)" if paper else row.name
+        known = [name, row.rule, row.setting, row.output, row.notes, str(row.cost)]
+        rows.append(known + [shown(metrics.get(metric)) for metric in names])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def table(tree: Tree, check_only: bool) -> int:
+    readme = tree.root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    before, start, rest = text.partition(TABLE_START)
+    _, end, after = rest.partition(TABLE_END)
+    if not end:
+        raise BadInput(f"{readme} needs a line {TABLE_START} and, below it, a line {TABLE_END}")
+    wanted = f"{before}{start}\n{landscape(tree)}\n{end}{after}"
+    if check_only and wanted != text:
+        raise NotebookFailed("the table in README.md is out of date; ci/replicate table rewrites it")
+    if wanted != text:
+        readme.write_text(wanted, encoding="utf-8")
+    print("the table in README.md is up to date")
+    return 0
+
+
+def list_methods(tree: Tree) -> int:
+    rows = [("method", "rule", "setting", "output", "cost", "measured", "1-step error", "replication")]
+    for row, paper, metrics in methods(tree):
+        numbers = [shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
+        known = (row.name, row.rule, row.setting, row.output, str(row.cost))
+        rows.append((*known, *numbers, paper or "not yet"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return 0
+
+
+def lab(tree: Tree) -> int:
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={tree.root}"])
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise BadInput(f"{message} ({self.prog} --help)")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="ci/replicate", description="Run, check and record the replications.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("list", help="the methods, and what was measured of them")
+    verb = verbs.add_parser("run", help="execute notebooks into build/, with other parameters if wished")
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="a name of the list, or all")
+    verb.add_argument("-p", dest="assignments", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    verb.add_argument("--preset", help="a named set of parameters from the notebook's JSON file")
+    verb.add_argument("--jobs", type=positive, default=1, help="notebooks at a time")
+    verb = verbs.add_parser("check", help="rerun recorded notebooks as they are and compare (nbval)")
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="default: all")
+    verb = verbs.add_parser("record", help="measure over seeds and write the JSON file and the notebook")
+    verb.add_argument("paper", metavar="PAPER")
+    verb.add_argument("--preset", default=record.DEFAULT_PRESET)
+    verb.add_argument("--seeds", type=positive, help="default: 5 on the mixture, 3 elsewhere")
+    verb.add_argument("--jobs", type=positive, default=1, help="seeds at a time")
+    verb = verbs.add_parser("new", help="a new replication from the template")
+    verb.add_argument("paper", metavar="PAPER")
+    verb.add_argument("--title", required=True)
+    verb.add_argument("--url", required=True)
+    verb = verbs.add_parser("table", help="rewrite the landscape table in README.md")
+    verb.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    verbs.add_parser("lab", help="JupyterLab in this environment")
+    return parser
+
+
+def dispatch(arguments: argparse.Namespace, tree: Tree) -> int:
+    match arguments.verb:
+        case "list":
+            return list_methods(tree)
+        case "run":
+            return run(tree, arguments.papers, arguments.preset, arguments.assignments, arguments.jobs)
+        case "check":
+            return check(tree, arguments.papers)
+        case "record":
+            seeds = arguments.seeds or (5 if arguments.preset == record.DEFAULT_PRESET else 3)
+            return record_paper(tree, arguments.paper, arguments.preset, seeds, arguments.jobs)
+        case "new":
+            return new(tree, arguments.paper, arguments.title, arguments.url)
+        case "table":
+            return table(tree, arguments.check)
+        case "lab":
+            return lab(tree)
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Exit code of one command; `root` is the repository it works on."""
+    try:
+        return dispatch(command_line().parse_args(arguments), Tree(root))
+    except (BadInput, record.RecordError) as error:
+        print(f"replicate: {error}", file=sys.stderr)
+        return 2
+    except NotebookFailed as error:
+        print(f"replicate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("replicate: interrupted; nothing recorded was changed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # of `list | head`; what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # after a failure or an interruption other notebooks may still run: their kernels end with us

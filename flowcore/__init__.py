@@ -1,0 +1,46 @@
+"""Flow maps, proven side by side. This file is the index: the whole public surface, one import line per name.
+
+    path -> calculus, maps -> losses -> terms -> methods -> train -> sample, metrics, cost, plots, record
+
+Modules are part of the surface too: `flowcore.times.ordered`, `flowcore.plots.points`, `flowcore.record.check`.
+"""
+
+from flowcore import calculus, data, metrics, nets, path, plots, record, sample, tasks, teachers, times, train
+from flowcore.exact import GaussianMap
+from flowcore.exact import MixtureMap
+from flowcore.exact import checkerboard
+from flowcore.exact import ring
+from flowcore.losses.compositional import fmm
+from flowcore.losses.compositional import fmm_inverse
+from flowcore.losses.compositional import psd
+from flowcore.losses.diagonal import flow_matching
+from flowcore.losses.distances import adaptive
+from flowcore.losses.distances import cauchy
+from flowcore.losses.distances import perceptual
+from flowcore.losses.distances import pseudo_huber
+from flowcore.losses.distances import squared
+from flowcore.losses.eulerian import emd
+from flowcore.losses.eulerian import esd
+from flowcore.losses.eulerian import mean_flow
+from flowcore.losses.lagrangian import lmd
+from flowcore.losses.lagrangian import lsd
+from flowcore.maps import AbstractFlowMap
+from flowcore.maps import AverageVelocityMap
+from flowcore.maps import DenoisedMap
+from flowcore.maps import EndpointMap
+from flowcore.maps import OdeMap
+from flowcore.maps import TangentMap
+from flowcore.methods import METHODS
+from flowcore.methods import Method
+from flowcore.methods import method
+from flowcore.methods import objective
+from flowcore.nets import DiT
+from flowcore.nets import ResidualMLP
+from flowcore.terms import Objective
+from flowcore.terms import Term
+from flowcore.terms import conditional
+from flowcore.terms import own
+from flowcore.terms import pretrained
+from flowcore.terms import taught
+from flowcore.terms import trusted
+from flowcore.train import fit

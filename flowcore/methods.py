@@ -1,0 +1,157 @@
+"""The landscape as data: one row per method of the survey's table, in its order.
+
+A row knows what the method is (`rule`, `setting`, `output`, `notes`, the survey's `cost` in forward passes), which
+notebook replicates it (`paper`), and how its default objective is built (`terms`). README, tests, the command line
+and the notebooks all read this table; a row whose `terms` is None is not here yet and every reader copes.
+
+Reference: Dieleman 2026, "Learning the integral of a diffusion model", section 5.6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flowcore import times
+from flowcore.losses.compositional import fmm, psd
+from flowcore.losses.diagonal import flow_matching
+from flowcore.losses.eulerian import emd, esd, mean_flow
+from flowcore.losses.lagrangian import lmd, lsd
+from flowcore.terms import Objective, Term, conditional, own, pretrained, taught
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table. `name` is the survey's acronym where it has one; `terms()` returns the tuple of `Term`s of
+    the default objective."""
+
+    name: str
+    title: str
+    paper: str
+    rule: str
+    setting: str
+    output: str
+    notes: str
+    cost: int
+    terms: Callable[..., tuple[Term, ...]] | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether the method can be trained: its equality is written."""
+        return self.terms is not None
+
+
+def flow_matching_terms(marginal=times.uniform, velocity=conditional):
+    """Velocity only: the denoiser that is everybody's teacher and baseline (not a flow-map method, so not a row)."""
+    return (Term(flow_matching, times.diagonal(marginal), velocity=velocity),)
+
+
+def mean_flow_terms(marginal=times.uniform, diagonal=0.5, velocity=conditional):
+    """One term; `diagonal` is the share of rows with s = t."""
+    return (Term(mean_flow, times.partly_diagonal(times.ordered(marginal), diagonal), velocity=velocity),)
+
+
+def distilled(equality):
+    """One term at ordered times, its velocity a teacher's."""
+    return (Term(equality, times.ordered(), velocity=taught),)
+
+
+def self_distilled(equality, law, diagonal):
+    """Flow matching on a share of the batch, the equality with the map's own velocity on the rest.
+
+    Reference: Boffi et al. 2025, algorithm 1; the split and its default are the release's.
+    """
+    grounding = Term(flow_matching, times.diagonal(), share=diagonal)
+    return (grounding, Term(equality, law, velocity=own, share=1 - diagonal))
+
+
+def lmd_terms():
+    return distilled(lmd)
+
+
+def emd_terms():
+    return distilled(emd)
+
+
+def lsd_terms(diagonal=0.75):
+    return self_distilled(lsd, times.ordered(), diagonal)
+
+
+def esd_terms(diagonal=0.75):
+    return self_distilled(esd, times.ordered(), diagonal)
+
+
+def psd_terms(diagonal=0.75, share=times.uniform):
+    """`share` None splits every jump half way (PSD-M); the default splits it anywhere (PSD-U)."""
+    return self_distilled(psd, times.split(times.ordered(), share), diagonal)
+
+
+def fmm_terms(law=None):
+    """The derivative of the way back, at times in both orders: the term that the release trains."""
+    return (Term(fmm, law or times.either_way()),)
+
+
+def pfmm_terms():
+    """Two jumps of a frozen map as one, weighted by (s - t)^2: the paper's residual in F."""
+    return (Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, t: (s - t) ** 2),)
+
+
+L, E, C = "Lagrangian", "Eulerian", "compositional"
+DISTILL, SELF, MARGINAL = "distillation", "self-distillation", "marginal from conditional"
+
+METHODS: tuple[Method, ...] = (
+    Method("LMD", "Lagrangian Map Distillation", "flow_map_matching", L, DISTILL, "V", "JVP, no SG", 9, lmd_terms),
+    Method("LSD", "Lagrangian Self-distillation", "self_distillation", L, SELF, "V", "SG on target", 10, lsd_terms),
+    Method("AYF-LMD", "Align Your Flow (LMD)", "align_your_flow", L, DISTILL, "V", "SG on JVP", 6),
+    Method("TVM", "Terminal Velocity Matching", "terminal_velocity_matching", L, SELF, "V", "SG on target", 10),
+    Method("FreeFlow", "FreeFlow", "free_flow", L, DISTILL, "V", "s=1 only, SG on FD + aux", 12),
+    Method(
+        "PID",
+        "Physics Informed Distillation",
+        "physics_informed_distillation",
+        L,
+        DISTILL,
+        "F",
+        "s=1 only, FD, SG on target",
+        7,
+    ),
+    Method("CT", "Consistency Training", "consistency_models", E, SELF, "F", "t=0 only", 4),
+    Method("CD", "Consistency Distillation", "consistency_models", E, DISTILL, "F", "t=0 only", 5),
+    Method(
+        "CTM",
+        "Consistency Trajectory Models",
+        "consistency_trajectory_models",
+        E,
+        DISTILL,
+        "F",
+        "loss evaluation at t=0",
+        7,
+    ),
+    Method("EMD", "Eulerian Map Distillation", "flow_map_matching", E, DISTILL, "V", "JVP, no SG", 7, emd_terms),
+    Method("ESD", "Eulerian Self-distillation", "self_distillation", E, SELF, "V", "SG on spatial JVP", 10, esd_terms),
+    Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6),
+    Method("SoFlow", "SoFlow", "soflow", E, SELF, "V", "SG on FD", 7),
+    Method("FACM", "Flow-anchored Consistency Models", "flow_anchored_consistency", E, DISTILL, "V", "SG on JVP", 8),
+    Method("MF", "MeanFlow", "mean_flow", E, MARGINAL, "V", "SG on target", 4, mean_flow_terms),
+    Method("iMF", "Improved MeanFlow", "improved_mean_flow", E, MARGINAL, "V", "SG on target", 5),
+    Method("Shortcut", "Shortcut Models", "shortcut_models", C, SELF, "V", "SG on target", 8),
+    Method("SplitMeanFlow", "SplitMeanFlow", "split_mean_flow", C, DISTILL, "V", "SG on target", 9),
+    Method("PSD", "Progressive Self-distillation", "self_distillation", C, SELF, "V", "SG on target", 8, psd_terms),
+    Method("FMM", "Flow Map Matching", "flow_map_matching", C, MARGINAL, "V", "JVP, no SG", 9, fmm_terms),
+    Method(
+        "PFMM", "Progressive Flow Map Matching", "flow_map_matching", C, DISTILL, "V", "Flow map teacher", 5, pfmm_terms
+    ),
+)
+
+
+def method(name: str) -> Method:
+    """The row of that name, in any case. Raises KeyError naming the rows there are."""
+    for row in METHODS:
+        if row.name.lower() == name.lower():
+            return row
+    raise KeyError(f"no method {name!r} in the table; there are {', '.join(row.name for row in METHODS)}")
+
+
+def objective(row: Method, **settings) -> Objective:
+    """The default objective of a row; `settings` go to its `terms`. Raises ValueError when it is not here yet."""
+    if not row.here:
+        raise ValueError(f"{row.name} is in the survey's table but not here yet: {row.paper} has no equality")
+    return Objective(row.terms(**settings))

@@ -1,0 +1,107 @@
+"""What is learned, and what it is held against: the same ground for every replication.
+
+A task has data, noise, and a reference map that says where each noise should go: the exact map where there is one
+(`mixture`), else the ODE solution of a trained denoiser (`digits`). Its noise and the reference endpoints are drawn
+once, so that all runs of a notebook are measured on the same points.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowcore import data, metrics, teachers
+from flowcore.exact import ring
+from flowcore.maps import AbstractFlowMap, OdeMap
+from flowcore.sample import generate
+
+FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """`noise`, `endpoints` (the reference map of that noise) and `real` (examples of the data) are (n, *shape)."""
+
+    reference: AbstractFlowMap
+    noise: Float[Array, "n ..."]
+    endpoints: Float[Array, "n ..."]
+    real: Float[Array, "m ..."]
+    source: Callable[[int, int], Any]  # (batch size, seed) -> what `fit` draws its batches from
+    classifier: teachers.Features | None = None
+    accuracy: float | None = None  # of the classifier, on held-out images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.noise.shape[1:]
+
+    def against(self, reference: AbstractFlowMap) -> "Task":
+        """The same task, held against another reference map."""
+        return dataclasses.replace(self, reference=reference, endpoints=generate(reference, self.noise, 1))
+
+    def samples(self, model) -> dict[int, Float[Array, "n ..."]]:
+        """What the model makes of the noise in 1, 2 and 4 steps."""
+        return {steps: generate(model, self.noise, steps) for steps in FEW}
+
+    def endpoint_error(self, model, steps: int = 1) -> float:
+        """RMS distance of the model's endpoints to the reference's."""
+        return metrics.endpoint_error(generate(model, self.noise, steps), self.endpoints)
+
+    def measure(self, model) -> dict[str, float]:
+        """The metrics of design section 4, ready to be recorded; those on images when there is a classifier."""
+        samples = self.samples(model)
+        found = {f"endpoint_error_{n}": metrics.endpoint_error(made, self.endpoints) for n, made in samples.items()}
+        found["energy_distance"] = metrics.energy_distance(samples[1], self.real)
+        found |= metrics.residuals(model, self.reference.velocity, self.real, key=jax.random.key(7))
+        if self.classifier is not None:
+            found["classifier_accuracy"] = self.accuracy
+            found |= {f"frechet_distance_{n}": self.frechet_distance(made) for n, made in samples.items()}
+            found["frechet_distance_reference"] = self.frechet_distance(self.endpoints)
+        return found
+
+    def frechet_distance(self, images: Float[Array, "n ..."]) -> float:
+        """Frechet distance of the images to the real ones, in the classifier's features."""
+        features = jax.vmap(self.classifier.features)
+        return metrics.frechet_distance(features(images), features(self.real))
+
+
+def mixture(progress: Callable = iter, count: int = 4096) -> Task:
+    """Eight Gaussians on a circle of radius 1.4 (std 0.12) in the plane; the reference is exact.
+
+    Nothing is trained, so there is no `progress` to show.
+    """
+    exact = ring()
+    key_noise, key_real = jax.random.split(jax.random.key(20250519))
+    noise = jax.random.normal(key_noise, (count, 2))
+    real = jax.vmap(exact.sample)(jax.random.split(key_real, count))
+    return Task(exact, noise, generate(exact, noise, 1), real, lambda size, seed: data.Drawn(exact.sample, size))
+
+
+def digits(progress: Callable = iter, count: int = 1000) -> Task:
+    """8x8 handwritten digits; the reference is the ODE solution of the project's denoiser, trained here if need be.
+
+    `progress` wraps the chunks of that training, e.g. `tqdm`. Of the 1,797 digits 1,500 are trained on; `real` is all
+    of them, for a Frechet distance wants more than the held-out 297.
+    """
+    train, test = (data.load("digits", split) for split in ("train", "test"))
+    images = jnp.asarray(data.scale(train["image"]))
+    labels = jnp.asarray(train["label"], jnp.int32)
+    reference = OdeMap(teachers.denoiser(images, progress=progress).velocity, tolerance=1e-4)
+    noise = jax.random.normal(jax.random.key(20250519), (count, *images.shape[1:]))
+    unseen, unseen_labels = jnp.asarray(data.scale(test["image"])), jnp.asarray(test["label"], jnp.int32)
+    classifier = teachers.classifier(images, labels)
+    return Task(
+        reference,
+        noise,
+        generate(reference, noise, 1),
+        jnp.concatenate([images, unseen]),
+        lambda size, seed: data.Dealt(images, size, seed=seed),
+        classifier,
+        classifier.accuracy(unseen, unseen_labels),
+    )
+
+
+TASKS = {"mixture": mixture, "digits": digits}

@@ -1,0 +1,158 @@
+"""Learned references, where nothing is known exactly: the denoiser that others distil, and the classifier whose
+features the Frechet distance lives in.
+
+A recipe says everything that decides the weights; they are cached under a hash of the recipe, the images and the code
+that trains them, so a notebook that needs a teacher loads it, or trains it once, and an old one is never mistaken.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from flowcore import data, maps, methods, nets, path, terms, times, train
+from flowcore.losses import diagonal, distances
+
+CODE = (data, maps, methods, nets, path, terms, times, train, diagonal, distances)  # what decides the weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """The recipe of a flow-matching model of small images: what the `flow_matching` replication trains in the open."""
+
+    width: int = 512
+    depth: int = 4
+    steps: int = 5000
+    batch: int = 256
+    rate: float = 1e-3
+    seed: int = 0
+
+    def begin(self, shape: tuple[int, ...]):
+        """(state, optimiser): what `train.fit` starts from, for examples of this shape."""
+        key_net, key_run = jax.random.split(jax.random.key(self.seed))
+        net = nets.ResidualMLP(math.prod(shape), self.width, self.depth, key=key_net)
+        optimiser = train.adam(self.rate, self.steps)
+        return train.begin(maps.AverageVelocityMap(net), optimiser, key=key_run), optimiser
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The recipe of the small classifier of images."""
+
+    classes: int = 10
+    width: int = 128
+    steps: int = 1500
+    batch: int = 256
+    rate: float = 1e-3
+    seed: int = 0
+
+
+class Features(eqx.Module):
+    """A classifier of small images: `features(x)` (width,) are those of its last hidden layer, `net(x)` the logits."""
+
+    hidden: eqx.nn.MLP
+    head: eqx.nn.Linear
+
+    def __init__(self, size: int, recipe: Classifier):
+        key_hidden, key_head = jax.random.split(jax.random.key(recipe.seed))
+        self.hidden = eqx.nn.MLP(size, recipe.width, recipe.width, 1, final_activation=jax.nn.relu, key=key_hidden)
+        self.head = eqx.nn.Linear(recipe.width, recipe.classes, key=key_head)
+
+    def features(self, x: Float[Array, "*shape"]) -> Float[Array, " width"]:
+        return self.hidden(x.ravel())
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, " classes"]:
+        return self.head(self.features(x))
+
+    def accuracy(self, images: Float[Array, "n *shape"], labels: Int[Array, " n"]) -> float:
+        """Share of the images whose largest logit is that of the label."""
+        return float(jnp.mean(jnp.argmax(jax.vmap(self)(images), axis=1) == labels))
+
+
+def denoiser(images: Float[Array, "n *shape"], recipe: Denoiser | None = None, *, progress: Callable = iter):
+    """The recipe's average as a flow map, from the cache or trained now; wrap the chunks in `progress`, e.g. tqdm."""
+    recipe = recipe or Denoiser()
+    state, optimiser = recipe.begin(images.shape[1:])
+    place = cached(recipe, images)
+    found = load(place, state.average)
+    if found is None:
+        loss = terms.Objective(methods.flow_matching_terms())
+        source = data.Dealt(images, recipe.batch, seed=recipe.seed)
+        for trained, _ in progress(train.fit(state, loss, source, optimiser, steps=recipe.steps)):
+            found = trained.average
+        keep(place, found)
+    return found
+
+
+def classifier(
+    images: Float[Array, "n *shape"], labels: Int[Array, " n"], recipe: Classifier | None = None
+) -> Features:
+    """The recipe's classifier, from the cache or trained now on these images in [-1, 1] and integer labels."""
+    recipe = recipe or Classifier()
+    net = Features(images[0].size, recipe)
+    place = cached(recipe, images, labels)
+    found = load(place, net)
+    if found is None:
+        found = train_classifier(net, images, labels, recipe)
+        keep(place, found)
+    return found
+
+
+@eqx.filter_jit
+def train_classifier(net: Features, images, labels, recipe: Classifier) -> Features:
+    optimiser = optax.adamw(optax.cosine_decay_schedule(recipe.rate, recipe.steps), weight_decay=1e-2)
+    arrays, static = eqx.partition(net, eqx.is_array)
+
+    def loss(arrays, images, labels):
+        logits = jax.vmap(eqx.combine(arrays, static))(images)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def step(carry, key):
+        arrays, state = carry
+        rows = jax.random.randint(key, (recipe.batch,), 0, images.shape[0])
+        gradient = jax.grad(loss)(arrays, images[rows], labels[rows])
+        update, state = optimiser.update(gradient, state, arrays)
+        return (optax.apply_updates(arrays, update), state), None
+
+    keys = jax.random.split(jax.random.key(recipe.seed), recipe.steps)
+    (arrays, _), _ = jax.lax.scan(step, (arrays, optimiser.init(arrays)), keys)
+    return eqx.combine(arrays, static)
+
+
+def cached(recipe, *arrays: Array) -> Path:
+    """Where the recipe's weights for these data lie: a name that no other recipe, data or training code has."""
+    content = hashlib.sha256(repr(recipe).encode())
+    for array in arrays:
+        content.update(jnp.asarray(array).tobytes())
+    for module in (*CODE, inspect.getmodule(cached)):
+        content.update(inspect.getsource(module).encode())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "flowcore" / f"{type(recipe).__name__.lower()}-{content.hexdigest()[:16]}.eqx"
+
+
+def load(place: Path, like):
+    """The weights at `place` in the structure of `like`; None when there are none, or when the file is damaged."""
+    if not place.exists():
+        return None
+    try:
+        return eqx.tree_deserialise_leaves(place, like)
+    except (RuntimeError, ValueError, EOFError, OSError):
+        place.unlink(missing_ok=True)  # half a file is worth nothing: train again
+        return None
+
+
+def keep(place: Path, tree) -> None:
+    """Write the weights whole or not at all, so that two notebooks may train the same teacher at once."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(f".{os.getpid()}")
+    eqx.tree_serialise_leaves(partial, tree)
+    os.replace(partial, place)

@@ -1,0 +1,152 @@
+"""The training loop: it knows no method.
+
+`fit` is a generator over chunks of steps. A chunk is one `lax.scan` under one `jit`; between chunks the notebook has
+the word (a progress bar, a picture, a break). What was yielded is whole: training goes on from any yielded state, bit
+for bit, because the key of a step is folded from the run's key and the number of the step.
+
+A state made by `eqx.filter_vmap(begin)` over several keys trains all those seeds at once.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+CHUNK = 500
+
+
+class State(eqx.Module):
+    """All that training changes, and the key that it draws from."""
+
+    model: Any
+    average: Any  # exponential moving average of the model: the one to sample from
+    target: Any  # the trusted copy that equalities are given, or None for the live model
+    optimiser: Any
+    step: Int[Array, "*seeds"]
+    key: PRNGKeyArray
+
+
+class Diverged(FloatingPointError):
+    """A loss became infinite or NaN; says in which term and at which step. The last yielded state is still good."""
+
+
+def adam(rate: float, steps: int, clip: float = 1.0) -> optax.GradientTransformation:
+    """Adam with gradients clipped to norm `clip` and a rate that falls from `rate` to 0 along a cosine."""
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(optax.cosine_decay_schedule(rate, steps)))
+
+
+def begin(model, optimiser: optax.GradientTransformation, *, key: PRNGKeyArray, target_decay: float = 0.0) -> State:
+    """The state before the first step. `target_decay` > 0 asks for a target that is an average of its own."""
+    trained = eqx.filter(model, eqx.is_inexact_array)
+    target = model if target_decay else None
+    return State(model, model, target, optimiser.init(trained), jnp.zeros((), jnp.int32), key)
+
+
+def averaged(average, model, decay):
+    """decay * average + (1 - decay) * model, over the floating-point leaves."""
+    old, rest = eqx.partition(average, eqx.is_inexact_array)
+    new = eqx.filter(model, eqx.is_inexact_array)
+    return eqx.combine(optax.incremental_update(new, old, 1 - decay), rest)
+
+
+def train_step(state: State, x0, dealt_key, objective, teacher, optimiser, decays, steps) -> tuple[State, dict]:
+    """One update. `decays` are those of the average and of the target; returns the state and what to log."""
+    target = state.model if state.target is None else state.target
+    step = state.step.astype(float)
+    progress = step / steps
+
+    def loss(model):
+        return objective(model, x0, target=target, teacher=teacher, progress=progress, key=dealt_key)
+
+    (_, losses), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(state.model)
+    trained = eqx.filter(state.model, eqx.is_inexact_array)
+    update, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
+    model = eqx.apply_updates(state.model, update)
+    # at the start the average is short, so that it forgets the untrained weights
+    warm = jnp.minimum(decays[0], (1 + step) / (10 + step))
+    average = averaged(state.average, model, warm)
+    target = None if state.target is None else averaged(state.target, model, decays[1])
+    log = losses | {"gradient_norm": optax.tree.norm(gradient)}
+    return State(model, average, target, optimiser_state, state.step + 1, state.key), log
+
+
+@eqx.filter_jit
+def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays, steps, length: int):
+    """`length` steps in one scan: (state, {name: (length,)}). At module level, so equal runs share a compilation."""
+
+    def body(state, dealt):
+        key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x0 = source.batch(dealt, key_batch)
+        return train_step(state, x0, key_loss, objective, teacher, optimiser, decays, steps)
+
+    def scan(state):
+        arrays, static = eqx.partition(state, eqx.is_array)
+
+        def body_arrays(arrays, dealt):
+            state, log = body(eqx.combine(arrays, static), dealt)
+            return eqx.filter(state, eqx.is_array), log
+
+        arrays, log = jax.lax.scan(body_arrays, arrays, dealt, length=length)
+        return eqx.combine(arrays, static), log
+
+    return eqx.filter_vmap(scan)(state) if state.key.ndim else scan(state)
+
+
+def fit(
+    state: State,
+    objective: Callable,
+    source,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    chunk: int = CHUNK,
+    teacher=None,
+    average_decay: float = 0.999,
+    target_decay: float = 0.0,
+) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
+    """Train until `state.step` is `steps`, yielding `(state, log)` after every chunk.
+
+    `objective(model, x0, target=, teacher=, progress=, key=) -> (loss, {term: loss})`; `source` deals the batches
+    (`flowcore.data`). `log` maps every term and `gradient_norm` to its values, one per step of the chunk (with several
+    seeds: one row per seed). Chunks have equal length, the largest divisor of the remaining steps up to `chunk`, so
+    that there is one compilation. Raises `Diverged` before yielding a chunk in which a loss is not finite.
+    """
+    if (state.target is None) != (target_decay == 0.0):
+        raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")
+    done = int(np.ravel(state.step)[0])
+    length = chunk_length(steps - done, chunk)
+    decays = jnp.asarray([average_decay, target_decay])
+    while done < steps:
+        state, log = run_chunk(
+            state, source.deal(length), source, objective, teacher, optimiser, decays, float(steps), length
+        )
+        log = {name: np.asarray(values) for name, values in log.items()}
+        refuse_non_finite(log, done)
+        done += length
+        yield state, log
+
+
+def chunk_length(steps: int, at_most: int = CHUNK) -> int:
+    """The largest divisor of `steps` up to `at_most`: equal chunks compile once."""
+    return next((length for length in range(min(steps, at_most), 0, -1) if steps % length == 0), 1)
+
+
+def chunks(steps: int, at_most: int = CHUNK) -> int:
+    """How many times `fit` yields: the total of its progress bar."""
+    return steps // chunk_length(steps, at_most)
+
+
+def refuse_non_finite(log: dict[str, np.ndarray], done: int) -> None:
+    """Raise `Diverged` for the first step at which some value is not finite, naming the term before the gradient."""
+    bad = {name: ~np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0) for name, values in log.items()}
+    first = {name: int(steps.argmax()) for name, steps in bad.items() if steps.any()}
+    if first:
+        # once the weights are NaN everything is: the culprit is a term at the first bad step, before the gradient
+        name = min(first, key=lambda name: (first[name], name == "gradient_norm"))
+        step = done + first[name]
+        raise Diverged(f"{name} is not finite at step {step}: lower the rate or clip more; earlier states are good")

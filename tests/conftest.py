@@ -1,0 +1,8 @@
+"""Every test runs in float64 with strict promotion: "equal" means equal to rounding, and a silent cast is red."""
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # what is proven does not need it, and compiling dominates

@@ -1,0 +1,97 @@
+"""What several test files share: an exact task, a map that is exact in value but has the gradient of a real network,
+and gradients as plain vectors."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+
+from flowcore import AbstractFlowMap, GaussianMap
+from flowcore.cost import frozen
+from flowcore.nets import ResidualMLP
+
+
+def gaussian():
+    """The exact map of 2-D Gaussian data that is neither centred nor of unit spread, so that no term drops out."""
+    return GaussianMap(jnp.array([0.3, -0.5]), 0.6)
+
+
+def lively(net, seed=7, size=0.3):
+    """The net with noise on every parameter: away from initialisation, where layers are zero and gradients vanish."""
+    arrays, static = eqx.partition(net, eqx.is_inexact_array)
+    flat, unravel = jax.flatten_util.ravel_pytree(arrays)
+    return eqx.combine(unravel(flat + size * jax.random.normal(jax.random.key(seed), flat.shape)), static)
+
+
+@functools.cache
+def small_net(seed=0):
+    """A random residual MLP on points of the plane, output layer included."""
+    return lively(ResidualMLP(2, width=16, depth=1, key=jax.random.key(seed)), seed + 100)
+
+
+class Disturbed(AbstractFlowMap):
+    """exact + (net - frozen copy of net) + offset: at offset 0 the exact map, with the net's parameter gradient."""
+
+    exact: AbstractFlowMap
+    net: ResidualMLP
+    copy: ResidualMLP
+    offset: float = eqx.field(static=True, default=0.0)
+
+    def average_velocity(self, x, s, t):
+        learned = self.net(x, s, t) - frozen(self.copy)(x, s, t)
+        return frozen(self.exact).average_velocity(x, s, t) + learned + self.offset
+
+    def velocity(self, x, t):
+        return frozen(self.exact).velocity(x, t) + self.net(x, t, t) - frozen(self.copy)(x, t, t) + self.offset
+
+
+def disturbed(exact, offset=0.0):
+    return Disturbed(exact, small_net(), small_net(), offset)
+
+
+def gradient(loss, model):
+    """d loss / d model, as one vector."""
+    return eqx.filter_jit(lambda model: jax.flatten_util.ravel_pytree(eqx.filter_grad(loss)(model))[0])(model)
+
+
+def z_scores(objective, exact, *, batches=4000, rows=8):
+    """Mean gradient of the objective at the exact map, in standard errors, along eight random directions.
+
+    Batches are small so that there are many: each is one independent draw of data, noise and times.
+    """
+    model = disturbed(exact)
+
+    @jax.jit
+    def one(key):
+        key_data, key_loss = jax.random.split(key)
+        x0 = jax.vmap(exact.sample)(jax.random.split(key_data, rows))
+        return gradient(lambda m: objective(m, x0, target=model, teacher=exact, key=key_loss)[0], model)
+
+    gradients = jax.lax.map(one, jax.random.split(jax.random.key(3), batches), batch_size=1000)
+    along = gradients @ jax.random.normal(jax.random.key(4), (gradients.shape[1], 8))
+    return jnp.mean(along, axis=0) / (jnp.std(along, axis=0) / batches**0.5)
+
+
+def lenient(optimiser):
+    """The same optimiser, allowed to mix integers and floats: optax does (step counts), flowcore must not."""
+
+    def update(gradient, state, parameters=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return optimiser.update(gradient, state, parameters)
+
+    return optax.GradientTransformation(optimiser.init, update)
+
+
+def leaves(tree):
+    """All arrays of a tree; random keys as their integers."""
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    return [jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in arrays]
+
+
+def same(a, b):
+    """Bit for bit."""
+    a, b = leaves(a), leaves(b)
+    return len(a) == len(b) and all(bool(jnp.array_equal(x, y)) for x, y in zip(a, b, strict=True))

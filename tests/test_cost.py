@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.lax import stop_gradient
+
+from flowcore import METHODS, Objective, Term, cost, methods, objective, taught, times
+from flowcore.calculus import along
+
+# where the compiler and the survey's table differ, the compiler's count is what is recorded
+COUNTED = {"LMD": 8, "AYF-LMD": 5, "AYF-EMD": 5, "CTM": 8, "ESD": 11, "CD": 5}
+
+
+def test_flow_matching_costs_three_forward_passes():
+    assert cost.forward_passes(Objective(methods.flow_matching_terms())) == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if row.here], ids=lambda row: row.name)
+def test_a_method_costs_what_is_recorded(row):
+    # activations add up to 0.13 where a JVP is differentiated; a missing or extra pass would add 1
+    assert cost.forward_passes(objective(row)) == pytest.approx(COUNTED.get(row.name, row.cost), abs=0.15)
+
+
+def test_a_differentiated_derivative_costs_more():
+    """MeanFlow without its stop_gradient: 6 in place of 4. The count sees what is stopped, not what is written."""
+
+    def without_stop_gradient(model, x, s, t, *, v, target):
+        V, dV_ds = along(v(x, s))(model.average_velocity)(x, s, t)
+        return V, v(x, s) + (t - s) * dV_ds
+
+    counted = cost.forward_passes(Objective((Term(without_stop_gradient, times.ordered()),)))
+    assert counted == pytest.approx(6, abs=0.1)
+
+
+def test_a_teacher_costs_one_pass_and_a_share_is_counted_whole():
+    def imitate(model, x, s, t, *, v, target):
+        return model.velocity(x, s), stop_gradient(v(x, s))
+
+    loss = Objective((Term(imitate, times.diagonal(), velocity=taught, share=0.25),))
+    assert cost.forward_passes(loss) == pytest.approx(4, abs=0.05)
+
+
+def test_the_full_batch_is_every_term_at_share_one():
+    terms = tuple(Term(lambda: None, times.diagonal(), share=share) for share in (0.25, 0.75))
+    full = cost.on_full_batch(Objective(terms))
+    assert [term.share for term in full.terms] == [1.0, 1.0]
+    assert [term.equality for term in full.terms] == [term.equality for term in terms]
+
+
+def test_flops_of_a_matrix_product_are_two_per_multiplication():
+    counted = cost.flops(lambda a, b: a @ b, jnp.ones((64, 128)), jnp.ones((128, 32)))
+    assert counted == pytest.approx(2 * 64 * 128 * 32, rel=0.01)
+
+
+def test_what_is_frozen_has_its_value_and_no_gradient():
+    tree = {"w": jnp.array(3.0), "name": "net"}
+    assert cost.frozen(tree)["name"] == "net"
+    assert jax.value_and_grad(lambda w: cost.frozen({"w": w})["w"] ** 2)(tree["w"]) == (9, 0)
+
+
+@pytest.mark.parametrize(("measured", "recorded"), [(3.99, 4), (4.01, 4), (8.85, 9)])
+def test_whole(measured, recorded):
+    assert cost.whole(measured) == recorded
+
+
+def test_whole_refuses_what_is_between():
+    with pytest.raises(ValueError, match="the cost 4.40 is not close to a whole number"):
+        cost.whole(4.4)

@@ -1,0 +1,141 @@
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from problems import gaussian, small_net
+
+from flowcore import (
+    AbstractFlowMap,
+    AverageVelocityMap,
+    DenoisedMap,
+    EndpointMap,
+    MixtureMap,
+    OdeMap,
+    TangentMap,
+)
+from flowcore.calculus import along as derivative_along
+from flowcore.calculus import d_dt, difference_along, difference_dt
+
+X = jnp.array([0.7, -0.4])
+
+
+@functools.cache
+def all_maps() -> dict[str, AbstractFlowMap]:
+    net = small_net()
+    return {
+        "average velocity": AverageVelocityMap(net),
+        "endpoint": EndpointMap(net),
+        "denoised": DenoisedMap(net),
+        "tangent": TangentMap(gaussian().velocity),
+        "ode": OdeMap(gaussian().velocity, 1e-10),
+        "gaussian": gaussian(),
+        "mixture": MixtureMap(jnp.array([[1.0, 0.0], [-0.5, 0.8]]), 0.3, 1e-10),
+    }
+
+
+every = pytest.mark.parametrize("name", all_maps())
+jump = eqx.filter_jit(lambda flow_map, x, s, t: flow_map(x, s, t))
+jumps = eqx.filter_jit(eqx.filter_vmap(lambda flow_map, x, s, t: flow_map(x, s, t), in_axes=(None, 0, 0, 0)))
+
+
+@every
+def test_a_jump_over_no_time_is_no_jump(name):
+    xs, s = jnp.stack([X, -X, 2 * X]), jnp.array([0.0, 0.4, 1.0])
+    assert jnp.array_equal(jumps(all_maps()[name], xs, s, s), xs)
+
+
+@every
+def test_on_the_diagonal_the_average_velocity_is_the_velocity(name):
+    flow_map = all_maps()[name]
+    error = jax.vmap(lambda t: flow_map.average_velocity(X, t, t) - flow_map.velocity(X, t))
+    assert jnp.max(jnp.abs(jax.jit(error)(jnp.array([0.0, 0.4, 1.0])))) < 1e-12
+
+
+@every
+def test_the_jump_is_the_average_velocity_times_the_time(name):
+    flow_map = all_maps()[name]
+    expected = X - 0.7 * eqx.filter_jit(flow_map.average_velocity)(X, 0.9, 0.2)
+    assert jnp.allclose(jump(flow_map, X, 0.9, 0.2), expected, rtol=1e-12)
+
+
+@every
+def test_a_jump_starts_with_the_velocity(name):
+    """dF/dt at t = s is V(x, s, s), whatever the network predicts."""
+    flow_map = all_maps()[name]
+    _, slope = jax.jit(d_dt(flow_map))(X, 0.6, 0.6)
+    assert jnp.allclose(slope, flow_map.velocity(X, 0.6), rtol=1e-9)
+
+
+@every
+def test_denoising_is_an_euler_step_to_the_data(name):
+    flow_map = all_maps()[name]
+    assert jnp.allclose(flow_map.denoise(X, 0.6), X - 0.6 * flow_map.velocity(X, 0.6), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["ode", "mixture"])
+def test_a_solve_can_be_differentiated_forward(name):
+    """Through the solver: both derivatives agree with differences."""
+    flow_map, v = all_maps()[name], jnp.array([1.0, -0.5])
+
+    @jax.jit
+    def pairs(x, s, t):
+        exact = d_dt(flow_map)(x, s, t)[1], derivative_along(v)(flow_map)(x, s, t)[1]
+        return exact, (difference_dt(flow_map, 1e-4)(x, s, t)[1], difference_along(v, 1e-4)(flow_map)(x, s, t)[1])
+
+    exact, twins = pairs(X, 0.9, 0.2)
+    assert jnp.allclose(jnp.stack(exact), jnp.stack(twins), atol=1e-6)
+
+
+@every
+def test_it_is_one_example_that_vmap_makes_a_batch(name):
+    flow_map = all_maps()[name]
+    xs, s, t = jnp.stack([X, -X, 2 * X]), jnp.array([1.0, 0.5, 0.7]), jnp.array([0.0, 0.5, 0.1])
+    batch = jumps(flow_map, xs, s, t)
+    singles = jnp.stack([jump(flow_map, *row) for row in zip(xs, s, t, strict=True)])
+    assert jnp.allclose(batch, singles, atol=1e-9)
+
+
+def test_the_endpoint_maps_network_is_the_endpoint_of_the_full_jump():
+    net = small_net()
+    assert jnp.allclose(EndpointMap(net)(X, 1.0, 0.0), net(X, 1.0, 0.0), rtol=1e-12)
+
+
+def test_the_denoised_maps_network_is_what_a_jump_to_the_data_gives():
+    net = small_net()
+    flow_map = DenoisedMap(net)
+    assert jnp.allclose(flow_map(X, 0.6, 0.0), net(X, 0.6, 0.0), rtol=1e-12)
+    assert jnp.allclose(flow_map.denoise(X, 0.6), net(X, 0.6, 0.6), rtol=1e-12)
+
+
+def test_the_denoised_maps_floor_bounds_the_division():
+    net = small_net()
+    flow_map = DenoisedMap(net, floor=0.2)
+    assert jnp.allclose(flow_map.average_velocity(X, 0.1, 0.0), (X - net(X, 0.1, 0.0)) / 0.2, rtol=1e-14)
+    assert jnp.allclose(flow_map.average_velocity(X, 0.3, 0.0), (X - net(X, 0.3, 0.0)) / 0.3, rtol=1e-14)
+    assert jnp.all(jnp.isfinite(flow_map.average_velocity(X, 0.0, 0.0)))
+
+
+def test_the_tangent_map_reads_the_velocity_at_the_source_only():
+    v = gaussian().velocity
+    tangent = TangentMap(v)
+    assert jnp.array_equal(tangent.average_velocity(X, 0.9, 0.2), v(X, 0.9))
+    assert jnp.array_equal(tangent.velocity(X, 0.2), v(X, 0.2))
+    assert jnp.linalg.norm(tangent(X, 1.0, 0.0) - gaussian()(X, 1.0, 0.0)) > 0.1  # one Euler step is not the map
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
+def test_the_ode_map_is_as_exact_as_its_tolerance(tolerance):
+    flow_map = OdeMap(gaussian().velocity, tolerance)
+    assert jnp.max(jnp.abs(jump(flow_map, X, 1.0, 0.0) - gaussian()(X, 1.0, 0.0))) < 10 * tolerance
+
+
+def test_the_ode_map_runs_in_both_directions():
+    flow_map = OdeMap(gaussian().velocity, 1e-10)
+    assert jnp.allclose(jump(flow_map, jump(flow_map, X, 0.9, 0.1), 0.1, 0.9), X, atol=1e-8)
+
+
+def test_the_abstract_map_cannot_be_made():
+    with pytest.raises(TypeError):
+        AbstractFlowMap()

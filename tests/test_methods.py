@@ -1,0 +1,179 @@
+"""What every row of the table must obey. A new row earns all of it by being in `METHODS`."""
+
+import dataclasses
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from problems import disturbed, gaussian, gradient, leaves, z_scores
+
+from flowcore import METHODS, Objective, Term, method, methods, objective
+from flowcore.cost import frozen
+
+HERE = {"flow matching": methods.flow_matching_terms} | {row.name: row.terms for row in METHODS if row.here}
+MARGINAL = ["flow matching"] + [row.name for row in METHODS if row.here and row.setting == methods.MARGINAL]
+
+# a row whose equality takes a finite step holds only up to that step: how far its sides may be apart, by name
+FINITE_STEP: dict[str, float] = {}
+
+rows = pytest.mark.parametrize("name", HERE)
+
+
+def with_exact_velocity(name) -> Objective:
+    """The row's objective, asking the exact map for the velocity whatever its setting."""
+    terms = HERE[name]()
+    return Objective(tuple(dataclasses.replace(term, velocity=lambda hand: hand.teacher.velocity) for term in terms))
+
+
+def sides(term: Term, model, exact, n=64):
+    """Both sides of the term's equality at times from its own law and at points that need not be on the path."""
+    key_times, key_x = jax.random.split(jax.random.key(1))
+    times = term.times(key_times, n, 0.5)
+    x = 1.5 * jax.random.normal(key_x, (n, 2))
+
+    @jax.jit
+    @jax.vmap
+    def both(x, *times):
+        return term.equality(model, x, *times, v=exact.velocity, target=model)
+
+    return both(x, *times)
+
+
+def objective_gradient(name, model, exact):
+    x0 = jax.vmap(exact.sample)(jax.random.split(jax.random.key(2), 64))
+    key = jax.random.key(3)
+    loss = with_exact_velocity(name)
+    return gradient(lambda m: loss(m, x0, target=frozen(model), teacher=exact, progress=0.5, key=key)[0], model)
+
+
+@rows
+def test_at_the_exact_map_both_sides_agree(name):
+    exact = gaussian()
+    for term in HERE[name]():
+        left, right = sides(term, disturbed(exact), exact)
+        assert left.shape == right.shape == (64, 2)
+        assert jnp.max(jnp.abs(left - right)) < FINITE_STEP.get(name, 1e-10)
+
+
+@rows
+def test_away_from_the_exact_map_the_sides_differ(name):
+    """The power of the test above: an error of 1e-3 in V is seen."""
+    exact = gaussian()
+    gaps = [sides(term, disturbed(exact, offset=1e-3), exact) for term in HERE[name]()]
+    assert max(float(jnp.max(jnp.abs(left - right))) for left, right in gaps) > 1e-4
+
+
+@rows
+def test_the_exact_map_is_stationary(name):
+    """No gradient at the exact map, beside that of an error of 1e-3 in V."""
+    exact = gaussian()
+    there = jnp.linalg.norm(objective_gradient(name, disturbed(exact), exact))
+    near = jnp.linalg.norm(objective_gradient(name, disturbed(exact, offset=1e-3), exact))
+    assert near > 1e-4
+    assert there < max(1e-9, FINITE_STEP.get(name, 0.0)) * near
+
+
+@pytest.mark.parametrize("name", MARGINAL)
+def test_with_the_conditional_velocity_the_exact_map_is_stationary_on_average(name):
+    z = z_scores(Objective(HERE[name]()), gaussian())
+    assert jnp.max(jnp.abs(z)) < 4
+
+
+@rows
+def test_target_and_teacher_are_given_no_gradient(name):
+    """The gradient in the model is the same whether the live model stands in for both, or copies of it do."""
+    exact = gaussian()
+    model, loss, key = disturbed(exact, offset=0.1), Objective(HERE[name]()), jax.random.key(5)
+    x0 = jax.vmap(exact.sample)(jax.random.split(key, 16))
+    live = gradient(lambda m: loss(m, x0, target=model, teacher=model, key=key)[0], model)
+    copies = gradient(lambda m: loss(m, x0, target=frozen(model), teacher=frozen(model), key=key)[0], model)
+    assert jnp.linalg.norm(live) > 0
+    assert jnp.array_equal(live, copies)
+
+
+@rows
+def test_loss_and_gradient_are_finite_under_the_rows_own_law_from_first_to_last_step(name):
+    exact = gaussian()
+    model, loss, key = disturbed(exact, offset=0.1), Objective(HERE[name]()), jax.random.key(6)
+    x0 = jax.vmap(exact.sample)(jax.random.split(key, 16))
+
+    @jax.jit
+    @jax.vmap
+    def both(progress):
+        def value(m):
+            return loss(m, x0, target=model, teacher=exact, progress=progress, key=key)[0]
+
+        return eqx.filter_value_and_grad(value)(model)
+
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in leaves(both(jnp.array([0.0, 0.5, 1.0]))))
+
+
+@rows
+def test_terms_are_pure(name):
+    """The same key gives the same loss, another key another one."""
+    exact = gaussian()
+    model, loss = disturbed(exact, offset=0.1), Objective(HERE[name]())
+    x0 = jax.vmap(exact.sample)(jax.random.split(jax.random.key(7), 16))
+    value = eqx.filter_jit(lambda key: loss(model, x0, target=model, teacher=exact, key=key)[0])
+    once, again, other = (value(jax.random.key(seed)) for seed in (1, 1, 2))
+    assert once == again != other
+
+
+def test_the_table_is_the_surveys():
+    """21 rows, 14 papers, in the survey's order: by rule, and every acronym once."""
+    assert len(METHODS) >= 21
+    survey = METHODS[:21]
+    assert len({row.name for row in METHODS}) == len(METHODS)
+    assert len({row.paper for row in survey}) == 14
+    assert [row.rule for row in survey] == ["Lagrangian"] * 6 + ["Eulerian"] * 10 + ["compositional"] * 5
+
+
+@pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
+def test_a_row_says_known_things(row):
+    assert row.rule in (methods.L, methods.E, methods.C)
+    assert row.setting in (methods.DISTILL, methods.SELF, methods.MARGINAL)
+    assert row.output in ("V", "F")
+    assert row.here == (row.terms is not None)
+
+
+def test_method_finds_a_row_in_any_case():
+    assert method("mf") is method("MF")
+    assert method("MF").title == "MeanFlow"
+
+
+def test_method_names_the_rows_there_are():
+    with pytest.raises(KeyError, match="no method 'nonsense'.*MF, iMF"):
+        method("nonsense")
+
+
+def test_a_row_that_is_not_here_says_so():
+    absent = dataclasses.replace(method("MF"), name="Absent", terms=None)
+    with pytest.raises(ValueError, match="Absent is in the survey's table but not here yet"):
+        objective(absent)
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if row.here], ids=lambda row: row.name)
+def test_objective_builds_the_rows_terms(row):
+    built = objective(row)
+    assert isinstance(built, Objective)
+    assert [term.name for term in built.terms] == [term.name for term in row.terms()]
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if row.here], ids=lambda row: row.name)
+def test_every_setting_of_a_row_has_a_default(row):
+    """So that the table can be walked without knowing any method."""
+    assert all(p.default is not p.empty for p in inspect.signature(row.terms).parameters.values())
+
+
+def test_the_share_of_the_diagonal_is_a_setting():
+    (term,) = objective(method("MF"), diagonal=0.25).terms
+    s, t = term.times(jax.random.key(0), 100, 0.0)
+    assert jnp.sum(s == t) == 25
+
+
+def test_terms_are_modules_that_jit_can_take_as_arguments():
+    """An objective goes through jit and back whole: what makes equal objectives share one compilation."""
+    loss = objective(method("MF"))
+    assert eqx.filter_jit(lambda loss: loss)(loss).terms[0].equality is loss.terms[0].equality

@@ -1,0 +1,396 @@
+"""The command line, on small notebooks that need no JAX: what it prints, refuses, writes and leaves alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flowcore import record
+from flowcore.methods import METHODS
+
+CI = Path(__file__).resolve().parent.parent / "ci"
+sys.path.insert(0, str(CI))
+import replicate  # noqa: E402
+
+PARAMETERS = (
+    "steps: int = 10  # steps\nrate: float = 0.5  # learning rate\nname: str = 'a'  # a word\nseed: int = 0  # seed"
+)
+TRAIN = "import sys\nerror = 1 + rate / steps + seed / 1000\nprint('noise', file=sys.stderr)\nprint('trained')"
+# `import record`, not `from flowcore import record`: the package imports JAX, for which these kernels need not wait.
+CLAIMS = (
+    f"import sys; sys.path.append({str(Path(record.__file__).parent)!r})"
+    + """
+import record
+claims = [
+    record.Claim.judged("small", f"{error:.3f}", error < 2),
+    record.Claim.judged("even seed", str(seed), seed % 2 == 0),
+]
+record.table(claims)"""
+)
+CHECK = "record.check('paper', parameters=globals(), metrics={'cost': 4, 'endpoint_error_1': error}, claims=claims)"
+
+
+def notebook(train=TRAIN, check=CHECK, parameters=PARAMETERS):
+    """A replication in four code cells, not executed."""
+    code, markdown = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    cells = [
+        markdown("# 900_template: TITLE OF THE PAPER\n\nhttps://example.org/paper", id="title"),
+        markdown("## 3 Parameters", id="h3"),
+        code(parameters, id="parameters", metadata={"tags": ["parameters"]}),
+        markdown("## 6 Training", id="h6"),
+        code(train, id="train"),
+        code(CLAIMS, id="claims"),
+        markdown("## 9 Recorded metrics", id="h9"),
+        code(check, id="check", metadata={"tags": ["nbval-check-output"]}),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def put(root, paper="paper", **sources):
+    """A tree with one replication that has a preset `other` and is not recorded yet."""
+    (root / "replications").mkdir(exist_ok=True)
+    sources.setdefault("check", CHECK.replace("paper", paper, 1))
+    nbformat.write(notebook(**sources), root / "replications" / f"{paper}.ipynb")
+    parameters = {"steps": 10, "rate": 0.5, "name": "a"}
+    presets = {"mixture": {"parameters": parameters}, "other": {"parameters": parameters | {"steps": 20}}}
+    record.write(root / "replications" / f"{paper}.json", {"title": "T", "url": "U", "presets": presets})
+    return root
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in sorted((root / "replications").iterdir())}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return put(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory):
+    root = put(tmp_path_factory.mktemp("recorded tree"))  # with a space
+    assert replicate.main(["record", "paper", "--seeds", "3"], root) == 0
+    return root
+
+
+@pytest.fixture
+def recorded(recorded_once, tmp_path):
+    return Path(shutil.copytree(recorded_once, tmp_path / "a tree"))
+
+
+def one_line(capsys, *expected):
+    """The only line on stderr, which holds each of `expected`."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    for text in expected:
+        assert text in lines[0]
+
+
+# --- wrong commands: one line, exit code 2 -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run"], ["paper"]),
+        (["run", "papre"], ["papre", "there are: paper"]),
+        (["check", "papre"], ["papre", "there are: paper"]),
+        (["record", "papre"], ["papre", "there are: paper"]),
+        (["run", "paper", "-p", "stps", "3"], ["stps", "there are: steps, rate, name, seed"]),
+        (["run", "paper", "-p", "steps", "many"], ["steps is int", "'many'"]),
+        (["run", "paper", "-p", "steps", "2.5"], ["steps is int", "2.5"]),
+        (["run", "paper", "-p", "steps", "true"], ["steps is int", "True"]),
+        (["run", "paper", "-p", "rate", "[1"], ["rate is float", "[1"]),
+        (["run", "paper", "--preset", "images"], ["images", "there are: mixture, other"]),
+        (["record", "paper", "--preset", "images"], ["images", "there are: mixture, other"]),
+        (["record", "paper", "--seeds", "2"], ["at least 3"]),
+        (["run", "paper", "--jobs", "0"], ["not positive"]),
+        (["walk"], ["walk", "run"]),
+        (["table"], ["README.md", "<!-- landscape -->"]),
+        (["new", "Bad-Name", "--title", "t", "--url", "u"], ["Bad-Name"]),
+        (["new", "paper", "--title", "t", "--url", "u"], ["exists already"]),
+        (["new", "other", "--title", "t", "--url", "u"], ["900_template", "missing"]),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_answered_in_one_line(tree, capsys, arguments, expected):
+    before = contents(tree)
+    assert replicate.main(arguments, tree) == 2
+    one_line(capsys, *expected)
+    assert contents(tree) == before and not (tree / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda text: text[:-20], ["not JSON"]),
+        (lambda text: text.replace('"steps": 20', '"stepz": 20'), ["presets.other.parameters", "stepz"]),
+        (lambda text: text.replace('"steps": 20', '"steps": "20"'), ["presets.other.parameters", "steps"]),
+        (lambda text: text.replace('"presets"', '"preset"'), ["presets"]),
+    ],
+    ids=["cut", "name", "type", "key"],
+)
+def test_a_record_spoilt_by_hand_is_named(tree, capsys, edit, expected):
+    path = tree / "replications" / "paper.json"
+    path.write_text(edit(path.read_text()))
+    assert replicate.main(["run", "paper", "--preset", "other"], tree) == 2
+    one_line(capsys, "paper.json", *expected)
+
+
+def test_a_spoilt_notebook_is_named(tree, capsys):
+    (tree / "replications" / "paper.ipynb").write_text("{")
+    assert replicate.main(["run", "paper"], tree) == 2
+    one_line(capsys, "paper.ipynb is not a notebook")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"), [("rate", "1e-3", 0.001), ("rate", "2", 2.0), ("steps", "20", 20), ("name", "7", "7")]
+)
+def test_values_take_the_type_of_the_default(name, text, value):
+    parsed = replicate.parse(name, text, {"steps": 10, "rate": 0.5, "name": "a"})
+    assert parsed == value and type(parsed) is type(value)
+
+
+# --- run -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_injects_preset_and_parameters_and_writes_html(tree, capsys):
+    before = contents(tree)
+    assert replicate.main(["run", "paper", "--preset", "other", "-p", "rate", "0.25"], tree) == 0
+    printed = capsys.readouterr().out
+    executed = nbformat.read(tree / "build" / "paper.other.ipynb", as_version=4)
+    (injected,) = (cell.source for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert "steps = 20" in injected and "rate = 0.25" in injected
+    text = executed.cells[-1].outputs[0].data["text/plain"]
+    assert "nothing is checked" in text and "rate = 0.25, not 0.5" in text
+    assert "trained" in (tree / "build" / "paper.other.html").read_text()
+    assert "5/5" in printed and "6 Training" in printed and str(tree / "build" / "paper.other.ipynb") in printed
+    assert contents(tree) == before
+
+
+def test_a_failing_notebook_is_kept_and_its_cell_named(tree, capsys):
+    put(tree, train="x = 1\nraise RuntimeError('loss is nan\\nat step 3')")
+    put(tree, "dying", train="import os\nos._exit(1)")
+    put(tree, "good")
+    assert replicate.main(["run", "all", "--jobs", "2"], tree) == 1
+    output = capsys.readouterr()
+    dying, paper = output.err.splitlines()[-2:]
+    for text in ("paper.ipynb", "section '6 Training'", "`x = 1`", "RuntimeError: loss is nan"):
+        assert text in paper
+    assert "dying.ipynb" in dying and "`import os`" in dying and "DeadKernelError" in dying
+    assert "loss is nan" in (tree / "build" / "paper.html").read_text()
+    assert f"done  {tree / 'build' / 'good.ipynb'}" in output.out
+
+
+# --- record --------------------------------------------------------------------------------------------------------
+
+
+def test_record_writes_bands_verdicts_and_an_executed_notebook(recorded):
+    entry = record.read(recorded / "replications" / "paper.json")["presets"]["mixture"]
+    assert entry["metrics"]["cost"] == {"mean": 4, "spread": 0.0, "band": None, "seeds": [4, 4, 4]}
+    assert entry["metrics"]["endpoint_error_1"]["seeds"] == pytest.approx([1.05, 1.051, 1.052])
+    assert [(claim["verdict"], claim["agree"]) for claim in entry["claims"]] == [("holds", "3/3"), ("holds", "2/3")]
+    assert entry["claims"][0]["measured"] == "1.050" and "seed" not in entry["parameters"]
+    assert set(entry["recorded"]) == {"date", "device", "python", "versions"}
+
+    written = nbformat.read(recorded / "replications" / "paper.ipynb", as_version=4)
+    source = notebook()
+    assert [cell.id for cell in written.cells] == [cell.id for cell in source.cells]
+    assert [cell.source for cell in written.cells] == [cell.source for cell in source.cells]
+    assert [cell.metadata for cell in written.cells] == [cell.metadata for cell in source.cells]
+    code = replicate.code_cells(written)
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert [output.get("name") for output in code[1].outputs] == ["stdout"]  # stderr is gone
+    text = code[-1].outputs[0].data["text/plain"]
+    assert "2 of 2 metrics in band" in text and "varies over seeds (holds 2/3)" in text
+    assert set(written.metadata) == {"kernelspec"}
+    assert sorted(path.name for path in (recorded / "replications").iterdir()) == ["paper.ipynb", "paper.json"]
+
+
+def test_another_preset_changes_only_its_entry_of_the_json(recorded):
+    before, old = contents(recorded), record.read(recorded / "replications" / "paper.json")
+    assert replicate.main(["record", "paper", "--preset", "other", "--seeds", "3", "--jobs", "2"], recorded) == 0
+    after, now = contents(recorded), record.read(recorded / "replications" / "paper.json")
+    assert after["paper.ipynb"] == before["paper.ipynb"] and now["presets"]["mixture"] == old["presets"]["mixture"]
+    assert now["presets"]["other"]["metrics"]["endpoint_error_1"]["seeds"][0] == pytest.approx(1.025)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"train": TRAIN + "\nassert seed < 1"}, "AssertionError"),
+        ({"train": TRAIN + "\nerror = float('nan') if seed else 1.0"}, "endpoint_error_1 is nan"),
+        ({"check": "claims"}, "does not call record.check"),
+    ],
+    ids=["failing", "nan", "no check"],
+)
+def test_a_failing_recording_leaves_both_files_as_they_were(recorded, capsys, source, expected):
+    nbformat.write(notebook(**source), recorded / "replications" / "paper.ipynb")
+    before = contents(recorded)
+    assert replicate.main(["record", "paper", "--seeds", "3"], recorded) == 1
+    assert expected in capsys.readouterr().err
+    assert contents(recorded) == before
+
+
+def test_a_recording_that_fails_at_the_very_end_leaves_both_files(recorded, monkeypatch):
+    before = contents(recorded)
+    monkeypatch.setattr(replicate, "measure", lambda *_: [{"metrics": {"cost": 5}, "claims": []}] * 3)
+    assert replicate.main(["record", "paper", "--seeds", "3"], recorded) == 1  # the notebook itself still says cost 4
+    assert contents(recorded) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "replicate: interrupted; nothing recorded was changed\n")],
+    ids=["killed", "interrupted"],
+)
+def test_an_interrupted_recording_leaves_both_files_as_they_were(recorded, number, code, said):
+    slow = TRAIN + "\nimport time\nprint(seed)\ntime.sleep(60 * seed)"
+    nbformat.write(notebook(train=slow), recorded / "replications" / "paper.ipynb")
+    before = contents(recorded)
+    with start(recorded, "record", "paper", "--seeds", "3") as process:
+        for line in process.stdout:
+            if line.startswith("paper seed 1  2/"):
+                break
+        time.sleep(0.5)  # in the sleeping cell
+        process.send_signal(number)
+        assert process.wait(120) == code and process.stderr.read().endswith(said)
+    assert contents(recorded) == before
+
+
+def start(root, *arguments):
+    """The command as the shell starts it, in a tree of its own."""
+    shutil.copytree(CI, root / "ci")
+    # a runner in the background ignores Ctrl-C and hands that down; a person's shell does not
+    listen = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", listen, sys.executable, root / "ci" / "replicate.py", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# --- check ---------------------------------------------------------------------------------------------------------
+
+
+def change_record(root, metric, **entries):
+    path = root / "replications" / "paper.json"
+    kept = json.loads(path.read_text())
+    kept["presets"]["mixture"]["metrics"][metric] |= entries
+    path.write_text(json.dumps(kept))
+
+
+def test_check_is_green_on_what_was_recorded_and_changes_nothing(recorded, capfd):
+    before = contents(recorded)
+    assert replicate.main(["check"], recorded) == 0
+    assert "4 passed" in capfd.readouterr().out
+    assert contents(recorded) == before
+
+
+def test_check_is_red_on_a_metric_out_of_band(recorded, capfd):
+    change_record(recorded, "endpoint_error_1", mean=0.5, band=[0.4, 0.6])
+    assert replicate.main(["check", "paper"], recorded) == 1
+    printed = capfd.readouterr().out
+    assert "OUT OF BAND" in printed and "endpoint_error_1" in printed and "1 failed, 3 passed" in printed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda cell: cell.update(execution_count=None), "was not executed"),
+        (lambda cell: cell.update(outputs=[]), "must be tagged nbval-check-output and have its output"),
+        (lambda cell: cell.metadata.update(tags=[]), "must be tagged nbval-check-output and have its output"),
+    ],
+    ids=["not executed", "no output", "no tag"],
+)
+def test_check_refuses_what_nbval_would_not_compare(recorded, capsys, spoil, expected):
+    path = recorded / "replications" / "paper.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    spoil(executed.cells[-1])
+    nbformat.write(executed, path)
+    assert replicate.main(["check"], recorded) == 1
+    one_line(capsys, "paper.ipynb", expected)
+
+
+# --- new, table, list ----------------------------------------------------------------------------------------------
+
+
+def test_new_makes_a_replication_that_runs(tree, capsys):
+    (tree / "notebooks").mkdir()
+    template = notebook(check=CHECK.replace("paper", "900_template", 1))
+    nbformat.write(template, tree / "notebooks" / "900_template.ipynb")
+    url = "https://example.org/42"
+    assert replicate.main(["new", "new_paper", "--title", 'A "title"', "--url", url], tree) == 0
+    made = record.read(tree / "replications" / "new_paper.json")
+    parameters = {"steps": 10, "rate": 0.5, "name": "a"}
+    assert made == {"title": 'A "title"', "url": url, "presets": {"mixture": {"parameters": parameters}}}
+    first = nbformat.read(tree / "replications" / "new_paper.ipynb", as_version=4).cells[0].source
+    assert first == f'# new_paper: A "title"\n\n{url}'
+    assert replicate.main(["run", "new_paper"], tree) == 0
+
+
+MEAN_FLOW = {"mean": 4, "spread": 0.0, "band": None, "seeds": [4]}
+ERROR = {"mean": 0.18123, "spread": 0.0123, "band": [0.1, 0.3], "seeds": [0.18]}
+
+
+@pytest.fixture
+def landscape(tree):
+    """A tree with a recorded MeanFlow and a README."""
+    put(tree, "mean_flow")
+    path = tree / "replications" / "mean_flow.json"
+    kept = json.loads(path.read_text())
+    entry = {"metrics": {"cost": MEAN_FLOW, "endpoint_error_1": ERROR}, "claims": []}
+    kept["presets"]["mixture"] |= entry | {"recorded": {"date": "2026-01-01", "device": "cpu"}}
+    record.write(path, kept)
+    (tree / "README.md").write_text("before\n<!-- landscape -->\nold\n<!-- /landscape -->\nafter\n")
+    return tree
+
+
+def test_the_table_is_rewritten_and_verified(landscape, capsys):
+    assert replicate.main(["table", "--check"], landscape) == 1
+    one_line(capsys, "ci/replicate table")
+    assert replicate.main(["table"], landscape) == 0
+    text = (landscape / "README.md").read_text()
+    assert text.startswith("before\n<!-- landscape -->\n| method ") and text.endswith("|\n<!-- /landscape -->\nafter\n")
+    (row,) = (line for line in text.splitlines() if line.startswith("| [MF](replications/mean_flow.ipynb) |"))
+    assert row.endswith("| 4 | 4 | 0.181 ± 0.012 |  |  |  |")
+    assert replicate.main(["table", "--check"], landscape) == 0
+    change = text.replace("0.181", "0.180")
+    (landscape / "README.md").write_text(change)
+    assert replicate.main(["table", "--check"], landscape) == 1
+    assert (landscape / "README.md").read_text() == change
+
+
+def test_the_list_shows_every_method(landscape, capsys):
+    assert replicate.main(["list"], landscape) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [row.name for row in METHODS]
+    (line,) = (line for line in lines if line.startswith("MF "))
+    assert "0.181 ± 0.012" in line and line.endswith("mean_flow")
+    assert lines[1].endswith("not yet")
+
+
+def test_methods_that_share_a_notebook_find_their_own_metrics(landscape):
+    path = landscape / "replications" / "mean_flow.json"
+    kept = json.loads(path.read_text())
+    kept["presets"]["mixture"]["metrics"]["mf_cost"] = MEAN_FLOW | {"mean": 7}
+    record.write(path, kept)
+    (row,) = (row for row in METHODS if row.name == "MF")
+    found = replicate.measured(replicate.Tree(landscape), row)
+    assert found["cost"]["mean"] == 7 and found["endpoint_error_1"] == ERROR
+
+
+def test_lab_opens_at_the_root(tree, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments) or 0)
+    replicate.main(["lab"], tree)
+    assert started[0][1:] == ["-m", "jupyterlab", f"--ServerApp.root_dir={tree}"]

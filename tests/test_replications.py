@@ -1,0 +1,284 @@
+"""Static guards on every recorded notebook, because nbval passes silently on cells that never ran or were stripped.
+
+A guard returns what is wrong in words. Each is shown to fail on a spoilt copy of a small good notebook.
+"""
+
+import ast
+import copy
+import io
+import re
+import sys
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flowcore import record
+from flowcore.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "ci"))
+from replicate import code_cells, failure, tagged  # noqa: E402
+
+REPLICATIONS = ROOT / "replications"
+PAPERS = sorted(path.stem for path in REPLICATIONS.glob("*.ipynb"))
+SECTIONS = ["2 Notation", "3 Parameters", "4 Task", "5 The equality", "6 Training", "7 Samples", "8 Claims"]
+SECTIONS += ["9 Recorded metrics"]
+METRICS = ["cost", "endpoint_error_1", "endpoint_error_2", "endpoint_error_4", "energy_distance"]
+METRICS += ["lagrangian_residual", "eulerian_residual", "compositional_residual"]
+LARGEST = 2_000_000
+
+
+# --- the guards: (notebook, its record, its name) -> problems ------------------------------------------------------
+
+
+def sections(notebook, kept, paper):
+    """Nine sections, the same in every notebook; the title is the first."""
+    first = notebook.cells[0]
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    found = [heading for text in texts for heading in re.findall(r"^## +(.+?) *$", text, re.M)]
+    problems = (
+        [] if first.cell_type == "markdown" and first.source.startswith("# ") else ["it must begin with a # title"]
+    )
+    return problems + ([f"sections {found} are not {SECTIONS}"] if found != SECTIONS else [])
+
+
+def parameters_cell(notebook, kept, paper):
+    """One line per parameter: annotated, literal, commented."""
+    cells = [cell for cell in code_cells(notebook) if tagged(cell, "parameters")]
+    if len(cells) != 1:
+        return [f"{len(cells)} cells tagged parameters"]
+    problems = [f"`{line}` is no commented literal" for line in cells[0].source.splitlines() if not is_parameter(line)]
+    return problems or ([] if "seed" in defaults(notebook) else ["no parameter named seed"])
+
+
+def is_parameter(line):
+    """`steps: int = 4000  # what it is`"""
+    try:
+        (statement,) = ast.parse(line).body
+        ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, AttributeError):
+        return False
+    comments = [
+        token for token in tokenize.generate_tokens(io.StringIO(line).readline) if token.type == tokenize.COMMENT
+    ]
+    return isinstance(statement, ast.AnnAssign) and len(comments) == 1
+
+
+def defaults(notebook):
+    (cell,) = (cell for cell in code_cells(notebook) if tagged(cell, "parameters"))
+    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+
+
+def executed(notebook, kept, paper):
+    """From top to bottom in one go, without an error."""
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    problems = [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts {counts}"]
+    return problems + [text for text in [failure(notebook)] if text]
+
+
+def outputs(notebook, kept, paper):
+    """Nothing that changes from run to run: no warnings or progress bars, no live widgets."""
+    found = [output for cell in code_cells(notebook) for output in cell.outputs]
+    problems = ["output on stderr" for output in found if output.get("name") == "stderr"]
+    return problems + ["a widget" for output in found if any("widget" in kind for kind in output.get("data", {}))]
+
+
+def metadata(notebook, kept, paper):
+    """Neither papermill's nor JupyterLab's notes on one execution."""
+    problems = [f"metadata.{key}" for key in ("papermill", "widgets") if key in notebook.metadata]
+    for cell in notebook.cells:
+        problems += [f"{key} metadata of cell {cell.id}" for key in ("papermill", "execution") if key in cell.metadata]
+        problems += [f"cell {cell.id} was injected"] if tagged(cell, "injected-parameters") else []
+    return problems
+
+
+def portable(notebook, kept, paper):
+    """The same notebook everywhere: its parameters are all it depends on."""
+    problems = []
+    for cell in code_cells(notebook):
+        problems += ["os.environ"] if re.search(r"\b(environ|getenv)\b", cell.source) else []
+        problems += [
+            f"absolute path {path}" for path in re.findall(r"""["'](/\w[^"']*|~/[^"']*|\w:[\\/][^"']*)""", cell.source)
+        ]
+        shown = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+        problems += [
+            f"path {path} in an output" for path in re.findall(r"/(?:home|root|tmp|Users)/\S+", "".join(shown))
+        ]
+    return problems
+
+
+def last_cell(notebook, kept, paper):
+    """One call of record.check, compared by nbval, whose stored text is a good one."""
+    cell = notebook.cells[-1]
+    if cell.cell_type != "code" or not tagged(cell, "nbval-check-output"):
+        return ["the last cell is not tagged nbval-check-output"]
+    body = ast.parse(cell.source).body
+    call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "record.check":
+        return ["the last cell is not one call of record.check"]
+    problems = [] if ast.unparse(call.args[0]) == repr(paper) else [f"it checks {ast.unparse(call.args[0])}"]
+    text = stored_text(notebook)
+    return problems + ([] if " ok" in text and "OUT OF BAND" not in text else [f"stored verdict: {text!r}"])
+
+
+def stored_text(notebook):
+    return "".join(output.get("data", {}).get("text/plain", "") for output in notebook.cells[-1].outputs)
+
+
+def metrics(notebook, kept, paper):
+    """The stored text judges exactly what is recorded, and the metrics that all replications share are there."""
+    recorded = kept["presets"][record.DEFAULT_PRESET].get("metrics", {})
+    judged = re.findall(r"^(\S+) +\S+ +(?:exact|\[.*\]) +ok$", stored_text(notebook), re.M)
+    problems = [f"recorded {sorted(recorded)}, judged {sorted(judged)}"] if sorted(recorded) != sorted(judged) else []
+    missing = [name for name in METRICS if not any(f"_{found}".endswith(f"_{name}") for found in recorded)]
+    return problems + ([f"no {', '.join(missing)}"] if missing else [])
+
+
+def default_preset(notebook, kept, paper):
+    """The recorded default preset is what the parameters cell says."""
+    recorded = kept["presets"][record.DEFAULT_PRESET]["parameters"]
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults(notebook).items()}
+    given.pop("seed", None)
+    return [f"recorded {recorded}, defaults {given}"] if recorded != given else []
+
+
+def size(notebook, kept, paper):
+    """Small enough to read over a slow line and to keep in git."""
+    length = len(nbformat.writes(notebook))
+    return [f"{length} bytes"] if length >= LARGEST else []
+
+
+GUARDS = [sections, parameters_cell, executed, outputs, metadata, portable, last_cell, metrics, default_preset, size]
+
+
+# --- the notebooks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+@pytest.mark.parametrize("paper", PAPERS)
+def test_replication(paper, guard):
+    notebook = nbformat.read(REPLICATIONS / f"{paper}.ipynb", as_version=4)
+    assert guard(notebook, record.read(REPLICATIONS / f"{paper}.json"), paper) == []
+
+
+def test_notebooks_and_records_come_in_pairs():
+    assert sorted(path.stem for path in REPLICATIONS.glob("*.json")) == PAPERS
+
+
+def test_methods_that_are_here_have_their_replication():
+    here = {row.paper for row in METHODS if row.terms is not None}
+    assert not PAPERS or here <= set(PAPERS)
+
+
+# --- the guards can fail -------------------------------------------------------------------------------------------
+
+
+def good_notebook():
+    """The least that passes every guard."""
+    code, markdown, output = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell, nbformat.v4.new_output
+    lines = [f"{name}  4  exact  ok" for name in METRICS]
+    cells = [markdown("# A paper", id="title")]
+    cells += [markdown(f"## {name}\n\ntext", id=f"section{name[0]}") for name in SECTIONS]
+    source = "steps: int = 10  # how many\nrates: tuple = (0.1, 0.2)  # some '#' rates\nseed: int = 0  # any"
+    cells.insert(3, code(source, id="parameters", metadata={"tags": ["parameters"]}, execution_count=1))
+    printed = [output("stream", name="stdout", text="trained in 3 s")]
+    cells.insert(7, code("error = 1 / steps", id="train", execution_count=2, outputs=printed))
+    verdict = [output("display_data", data={"text/plain": "\n".join(["paper", *lines])})]
+    source = "record.check('paper', parameters=globals(), metrics={})"
+    tags = {"tags": ["nbval-check-output"]}
+    cells.append(code(source, id="check", metadata=tags, execution_count=3, outputs=verdict))
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def good_record():
+    metric = {"mean": 4, "spread": 0.0, "band": None, "seeds": [4]}
+    preset = {"parameters": {"steps": 10, "rates": [0.1, 0.2]}, "metrics": {name: metric for name in METRICS}}
+    return {"presets": {"mixture": preset}}
+
+
+def cell(notebook, name):
+    return next(cell for cell in notebook.cells if cell.id == name)
+
+
+def edit(name, old, new):
+    """Replaces text in a cell's source, and fails when it is not there."""
+
+    def spoil(notebook, kept):
+        assert old in cell(notebook, name).source
+        cell(notebook, name).source = cell(notebook, name).source.replace(old, new)
+
+    return spoil
+
+
+def show(identity, kind, **entries):
+    return lambda notebook, kept: cell(notebook, identity).outputs.append(nbformat.v4.new_output(kind, **entries))
+
+
+def verdict(old, new):
+    def spoil(notebook, kept):
+        data = notebook.cells[-1].outputs[0].data
+        assert old in data["text/plain"]
+        data["text/plain"] = data["text/plain"].replace(old, new, 1)
+
+    return spoil
+
+
+SPOILT = [
+    (sections, "swapped", lambda n, k: n.cells.insert(1, n.cells.pop(2))),
+    (sections, "missing", edit("section6", "## 6 Training", "### 6 Training")),
+    (sections, "renamed", edit("section4", "4 Task", "4 Data")),
+    (sections, "no title", edit("title", "# A", "A")),
+    (parameters_cell, "no tag", lambda n, k: cell(n, "parameters").metadata.update(tags=[])),
+    (parameters_cell, "two", lambda n, k: cell(n, "train").metadata.update(tags=["parameters"])),
+    (parameters_cell, "no annotation", edit("parameters", "steps: int", "steps")),
+    (parameters_cell, "no comment", edit("parameters", "  # how many", "")),
+    (parameters_cell, "computed", edit("parameters", "= 10", "= 2 * 5")),
+    (parameters_cell, "no seed", edit("parameters", "seed", "sead")),
+    (executed, "not executed", lambda n, k: cell(n, "train").update(execution_count=None)),
+    (executed, "twice", lambda n, k: cell(n, "check").update(execution_count=4)),
+    (executed, "error", show("train", "error", ename="E", evalue="e", traceback=[])),
+    (outputs, "stderr", show("train", "stream", name="stderr", text="42%")),
+    (outputs, "widget", show("train", "display_data", data={"application/vnd.jupyter.widget-view+json": {}})),
+    (metadata, "papermill", lambda n, k: n.metadata.update(papermill={})),
+    (metadata, "widgets", lambda n, k: n.metadata.update(widgets={})),
+    (metadata, "cell", lambda n, k: cell(n, "train").metadata.update(papermill={})),
+    (metadata, "time", lambda n, k: cell(n, "train").metadata.update(execution={})),
+    (metadata, "injected", lambda n, k: cell(n, "train").metadata.update(tags=["injected-parameters"])),
+    (portable, "environment", edit("train", "1 /", "os.environ['A'] /")),
+    (portable, "path", edit("train", "1 /", "open('/data/x') /")),
+    (portable, "home", edit("train", "1 /", 'open("~/x") /')),
+    (portable, "output", show("train", "stream", name="stdout", text="saved in /home/me/x")),
+    (last_cell, "no tag", lambda n, k: n.cells[-1].metadata.update(tags=[])),
+    (last_cell, "not last", lambda n, k: n.cells.append(nbformat.v4.new_markdown_cell("bye"))),
+    (last_cell, "two statements", edit("check", "record.check", "print(1); record.check")),
+    (last_cell, "another call", edit("check", "record.check", "print")),
+    (last_cell, "another paper", edit("check", "'paper'", "'papre'")),
+    (last_cell, "no output", lambda n, k: n.cells[-1].outputs.clear()),
+    (last_cell, "out of band", verdict("ok", "measured 3 OUT OF BAND")),
+    (metrics, "not judged", verdict("cost  4  exact  ok\n", "")),
+    (metrics, "not recorded", lambda n, k: k["presets"]["mixture"]["metrics"].pop("cost")),
+    (metrics, "not shared", lambda n, k: [k["presets"]["mixture"].pop("metrics"), n.cells[-1].outputs.clear()]),
+    (default_preset, "value", edit("parameters", "= 10", "= 20")),
+    (default_preset, "name", lambda n, k: k["presets"]["mixture"]["parameters"].pop("steps")),
+    (size, "large", show("train", "stream", name="stdout", text="x" * LARGEST)),
+]
+
+
+def test_a_good_notebook_passes_every_guard():
+    nbformat.validate(good_notebook())
+    assert [problem for guard in GUARDS for problem in guard(good_notebook(), good_record(), "paper")] == []
+
+
+@pytest.mark.parametrize(
+    ("guard", "what", "spoil"), SPOILT, ids=[f"{guard.__name__}-{what}" for guard, what, _ in SPOILT]
+)
+def test_each_guard_fails_on_a_spoilt_notebook(guard, what, spoil):
+    notebook, kept = good_notebook(), copy.deepcopy(good_record())
+    spoil(notebook, kept)
+    assert guard(notebook, kept, "paper") != []
+
+
+def test_every_guard_is_shown_to_fail():
+    assert {guard for guard, *_ in SPOILT} == set(GUARDS)

@@ -1,0 +1,302 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import disturbed, gaussian, leaves, lenient, same
+
+from flowcore import AverageVelocityMap, Objective, ResidualMLP, Term, flow_matching, mean_flow, times, train
+from flowcore.data import Dealt, Drawn
+
+STEPS = 12
+LOSS = Objective((Term(mean_flow, times.ordered(), share=0.5), Term(flow_matching, times.diagonal(), share=0.5)))
+SOURCE = Drawn(gaussian().sample, 8)
+ADAM = lenient(train.adam(1e-2, STEPS))
+
+
+def start(key=None, **settings):
+    model = AverageVelocityMap(ResidualMLP(2, 8, 1, key=jax.random.key(0)))
+    return train.begin(model, ADAM, key=jax.random.key(1) if key is None else key, **settings)
+
+
+def run(state, loss=LOSS, source=SOURCE, optimiser=ADAM, *, steps=STEPS, chunk=4, **settings):
+    """All that is yielded: the states and the logs."""
+    return list(train.fit(state, loss, source, optimiser, steps=steps, chunk=chunk, **settings))
+
+
+class Weight(eqx.Module):
+    """The smallest model: one vector."""
+
+    w: jax.Array
+
+
+def begin_weight(optimiser, w=(0.0, 0.0), **settings):
+    return train.begin(Weight(jnp.array(w)), optimiser, key=jax.random.key(0), **settings)
+
+
+def pull(model, x0, *, target, teacher, progress, key):
+    """A loss whose gradient is 3 and 4, of norm 5, wherever the model is."""
+    value = model.w @ jnp.array([3.0, 4.0])
+    return value, {"pull": value, "progress": progress, "lag": jnp.sum((model.w - target.w) ** 2)}
+
+
+def joined(yielded, name):
+    return np.concatenate([log[name] for _, log in yielded], axis=-1)
+
+
+def test_training_is_deterministic():
+    (one, log_one), (two, log_two) = run(start())[-1], run(start())[-1]
+    assert same(one, two)
+    assert all(np.array_equal(log_one[name], log_two[name]) for name in log_one)
+
+
+def test_another_key_is_another_run():
+    assert not same(run(start())[-1][0].model, run(start(jax.random.key(2)))[-1][0].model)
+
+
+def test_every_step_has_data_and_noise_of_its_own():
+    """Also across chunks; and the key of the data is not that of the loss."""
+
+    def draws(model, x0, *, target, teacher, progress, key):
+        return jnp.sum(model.w), {"data": x0[0, 0], "noise": jax.random.normal(key)}
+
+    sgd = optax.sgd(0.1)
+    source = Drawn(lambda key: jax.random.normal(key, (2,)), 1)
+    yielded = run(begin_weight(sgd), draws, source, sgd, steps=6, chunk=3)
+    assert len(np.unique(np.concatenate([joined(yielded, "data"), joined(yielded, "noise")]))) == 12
+
+
+def test_training_lowers_the_loss():
+    """On the task that the net can do: predict the mean of the velocity."""
+    steps = 200
+    optimiser = lenient(train.adam(1e-2, steps))
+    state = train.begin(start().model, optimiser, key=jax.random.key(1))
+    losses = joined(run(state, optimiser=optimiser, steps=steps, chunk=50), "flow_matching")
+    assert np.mean(losses[-50:]) < 0.8 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("chunk", [4, 2])
+def test_a_run_resumed_from_a_yielded_state_is_the_uninterrupted_one_bit_for_bit(chunk):
+    """Also in other chunks: the key of a step depends on nothing but the run's key and the step."""
+    whole = run(start(target_decay=0.9), target_decay=0.9)
+    resumed = run(whole[0][0], chunk=chunk, target_decay=0.9)
+    assert int(resumed[-1][0].step) == STEPS
+    assert same(resumed[-1][0], whole[-1][0])
+    assert np.array_equal(joined(resumed, "mean_flow"), joined(whole, "mean_flow")[4:])
+
+
+def test_a_run_on_dealt_data_resumes_with_its_source():
+    images = jax.random.normal(jax.random.key(3), (20, 2))
+    source = Dealt(images, 8)
+    runner = train.fit(start(), LOSS, source, ADAM, steps=STEPS, chunk=4)
+    state, _ = next(runner)
+    place = source.state()
+    *_, (last, _) = runner
+    resumed = run(state, source=Dealt(images, 8).restored(place))[-1][0]
+    assert same(resumed, last)
+
+
+def test_a_yielded_state_is_unharmed_by_later_steps():
+    """No donated buffers: the notebook may keep it, sample from it, go back to it."""
+    runner = train.fit(start(), LOSS, SOURCE, ADAM, steps=STEPS, chunk=4)
+    state, _ = next(runner)
+    before = [np.array(leaf) for leaf in leaves(state)]
+    list(runner)
+    assert all(np.array_equal(a, b) for a, b in zip(before, leaves(state), strict=True))
+
+
+def test_several_seeds_at_once_are_the_single_runs():
+    keys = jax.random.split(jax.random.key(5), 3)
+    together = run(eqx.filter_vmap(start)(keys))[-1]
+    for seed, key in enumerate(keys):
+        single = run(start(key))[-1]
+        weights = zip(leaves(together[0].average), leaves(single[0].average), strict=True)
+        assert all(jnp.allclose(a[seed], b, rtol=1e-12, atol=1e-12) for a, b in weights)
+        assert np.allclose(together[1]["mean_flow"][seed], single[1]["mean_flow"], rtol=1e-10)
+
+
+def test_the_averages_follow_their_recursion():
+    """average <- d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)); the target's d is constant."""
+    sgd = optax.sgd(0.1)
+    decays = {"average_decay": 0.2, "target_decay": 0.9}
+    yielded = run(begin_weight(sgd, target_decay=0.9), pull, optimiser=sgd, steps=6, chunk=1, **decays)
+    average = target = np.zeros(2)
+    for step, (state, _) in enumerate(yielded):
+        model = -0.1 * (step + 1) * np.array([3.0, 4.0])
+        decay = min(0.2, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * model
+        target = 0.9 * target + 0.1 * model
+        assert np.allclose(state.model.w, model, rtol=1e-12)
+        assert np.allclose(state.average.w, average, rtol=1e-12)
+        assert np.allclose(state.target.w, target, rtol=1e-12)
+
+
+def test_the_target_is_the_live_model_unless_an_average_is_asked_for():
+    sgd = optax.sgd(0.1)
+    live = run(begin_weight(sgd), pull, optimiser=sgd, steps=4)
+    lagging = run(begin_weight(sgd, target_decay=0.9), pull, optimiser=sgd, steps=4, target_decay=0.9)
+    assert live[-1][0].target is None
+    assert np.all(joined(live, "lag") == 0)
+    assert np.all(joined(lagging, "lag")[1:] > 0)
+
+
+def test_the_target_is_not_differentiated_even_when_it_is_the_live_model():
+    """d (w . w_target) / dw is w_target, not 2 w."""
+
+    def product(model, x0, *, target, teacher, progress, key):
+        value = model.w @ target.w
+        return value, {"product": value}
+
+    sgd = optax.sgd(0.1)
+    state = run(begin_weight(sgd, (1.0, 2.0)), product, optimiser=sgd, steps=1)[-1][0]
+    assert jnp.allclose(state.model.w, jnp.array([0.9, 1.8]), rtol=1e-12)
+
+
+def test_the_teacher_reaches_the_objective_and_stays_as_it_was():
+    def imitate(model, x0, *, target, teacher, progress, key):
+        value = jnp.sum((model.w - teacher.w) ** 2)
+        return value, {"imitate": value}
+
+    teacher, sgd = Weight(jnp.array([1.0, -1.0])), optax.sgd(0.25)
+    state = run(begin_weight(sgd), imitate, optimiser=sgd, steps=40, teacher=teacher)[-1][0]
+    assert jnp.allclose(state.model.w, jnp.array([1.0, -1.0]), atol=1e-6)
+    assert jnp.array_equal(teacher.w, jnp.array([1.0, -1.0]))
+
+
+def test_progress_runs_from_zero_to_almost_one():
+    sgd = optax.sgd(0.1)
+    assert np.allclose(joined(run(begin_weight(sgd), pull, optimiser=sgd, steps=8), "progress"), np.arange(8) / 8)
+
+
+def test_the_gradient_norm_that_is_logged_is_the_unclipped_one():
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    ((state, log),) = run(begin_weight(clipped), pull, optimiser=clipped, steps=1)
+    assert log["gradient_norm"] == pytest.approx(5.0)
+    assert jnp.linalg.norm(state.model.w) == pytest.approx(1.0)
+
+
+def test_adam_clips_and_lets_its_rate_fall_to_nothing():
+    """Under a constant gradient Adam moves each weight by the rate: 1e-2 at first, 0 after the last step."""
+    steps = 10
+    optimiser = lenient(train.adam(1e-2, steps))
+    path = [state.model.w for state, _ in run(begin_weight(optimiser), pull, optimiser=optimiser, steps=12, chunk=1)]
+    moved = np.abs(np.diff(np.stack([np.zeros(2), *path]), axis=0))
+    assert np.allclose(moved[0], 1e-2, rtol=1e-4)
+    assert np.allclose(moved[5], 0.5e-2, rtol=1e-4)  # half way down the cosine
+    assert np.all(moved[10:] < 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "at_most", "length"), [(12, 5, 4), (12, 12, 12), (12, 100, 12), (7, 3, 1), (1, 500, 1), (1000, 500, 500)]
+)
+def test_the_chunk_length(n, at_most, length):
+    assert train.chunk_length(n, at_most) == length
+
+
+def test_chunks_are_of_equal_length_and_end_at_the_last_step():
+    sgd = optax.sgd(0.1)
+    yielded = run(begin_weight(sgd), pull, optimiser=sgd, steps=12, chunk=5)
+    assert [int(state.step) for state, _ in yielded] == [4, 8, 12]
+    assert all(values.shape == (4,) for _, log in yielded for values in log.values())
+
+
+def test_a_finished_run_has_nothing_left_to_do():
+    sgd = optax.sgd(0.1)
+    state = run(begin_weight(sgd), pull, optimiser=sgd, steps=4)[-1][0]
+    assert run(state, pull, optimiser=sgd, steps=4) == []
+
+
+def test_a_run_is_traced_once_and_an_equal_run_not_at_all():
+    """Chunks, a second run and a resumed one share one compilation."""
+    traces = []
+
+    def counted(model, x0, **rest):
+        traces.append(1)
+        return LOSS(model, x0, **rest)
+
+    yielded = run(start(), counted)
+    assert len(yielded) == 3
+    run(start(jax.random.key(9)), counted)
+    run(yielded[0][0], counted)
+    assert len(traces) == 1
+
+
+def test_dealt_data_are_traced_once_too():
+    traces = []
+
+    def counted(model, x0, **rest):
+        traces.append(1)
+        return LOSS(model, x0, **rest)
+
+    images = jax.random.normal(jax.random.key(3), (20, 2))
+    run(start(), counted, Dealt(images, 8))
+    run(start(), counted, Dealt(images, 8, seed=1))
+    assert len(traces) == 1
+
+
+def broken_at(step):
+    """An objective whose second term is NaN at one step of twelve, after which the weights are NaN."""
+
+    def loss(model, x0, *, target, teacher, progress, key):
+        fine = jnp.sum(model.w)
+        spoilt = jnp.where(jnp.round(progress * 12) == step, jnp.nan, 1.0) * jnp.sum(model.w)
+        return fine + spoilt, {"fine": fine, "spoilt": spoilt}
+
+    return loss
+
+
+def diverging(step):
+    """(number of chunks that were yielded, the message)."""
+    sgd, yielded = optax.sgd(0.1), []
+    with pytest.raises(train.Diverged) as raised:
+        for state, _ in train.fit(begin_weight(sgd, (1.0, 1.0)), broken_at(step), SOURCE, sgd, steps=12, chunk=4):
+            yielded.append(state)
+    return yielded, str(raised.value)
+
+
+def test_divergence_names_its_step_and_the_chunk_is_not_yielded():
+    """NaN at the last step of a chunk, so that only one value is bad."""
+    yielded, message = diverging(7)
+    assert [int(state.step) for state in yielded] == [4]
+    assert "is not finite at step 7" in message
+    assert all(np.all(np.isfinite(leaf)) for leaf in leaves(yielded[-1].model))
+
+
+def test_divergence_names_the_term_before_the_gradient():
+    _, message = diverging(7)
+    assert message.startswith("spoilt is not finite at step 7")
+
+
+def test_divergence_names_the_first_step_and_the_term_that_was_bad_then():
+    """Not a term that became NaN one step later because the weights had."""
+    _, message = diverging(5)
+    assert message.startswith("spoilt is not finite at step 5")
+
+
+def test_divergence_of_one_seed_among_several_is_seen():
+    values = np.ones((3, 4))
+    values[1, 2] = np.inf
+    with pytest.raises(train.Diverged, match="loss is not finite at step 102"):
+        train.refuse_non_finite({"loss": values}, 100)
+
+
+def test_diverged_is_a_floating_point_error():
+    assert issubclass(train.Diverged, FloatingPointError)
+
+
+def test_only_floating_point_leaves_are_averaged():
+    """Integers, keys and functions of the model pass through."""
+    old = {"w": jnp.array(1.0), "count": jnp.array(1), "clock": jnp.sin}
+    new = {"w": jnp.array(3.0), "count": jnp.array(5), "clock": jnp.cos}
+    mixed = train.averaged(old, new, 0.5)
+    assert (mixed["w"], mixed["count"], mixed["clock"]) == (2.0, 1, jnp.sin)
+
+
+def test_frozen_parts_of_a_model_stay_where_they_are():
+    """Training follows the gradient: a part that the model itself stops is not moved."""
+    model = disturbed(gaussian())
+    sgd = optax.sgd(0.1)
+    state = run(train.begin(model, sgd, key=jax.random.key(0)), optimiser=sgd, steps=2)[-1][0]
+    assert same(state.model.copy, model.copy)
+    assert not same(state.model.net, model.net)
