@@ -97,6 +97,38 @@ class TangentMap(AbstractFlowMap):
         return self.field(x, t)
 
 
+class HeunMap(AbstractFlowMap):
+    """One Heun step (the trapezoid rule) in our time t: two velocities, error O((t-s)^3)."""
+
+    field: Velocity
+
+    def average_velocity(self, x, s, t):
+        first = self.field(x, s)
+        return (first + self.field(x + (t - s) * first, t)) / 2
+
+    def velocity(self, x, t):
+        return self.field(x, t)
+
+
+class EdmHeunMap(AbstractFlowMap):
+    """One Heun step in sigma = t / (1 - t), which is another step than one in t; needs s < 1.
+
+    An Euler step is the same in both clocks, Heun's second half is not: in our time it is the trapezoid with weights
+    2 - q and q, q = (1-t) / (1-s). Reference: Karras et al. 2022 (EDM), algorithm 1.
+    """
+
+    field: Velocity
+
+    def average_velocity(self, x, s, t):
+        first = self.field(x, s)
+        second = self.field(x + (t - s) * first, t)
+        q = (1 - t) / (1 - s)
+        return ((2 - q) * first + q * second) / 2
+
+    def velocity(self, x, t):
+        return self.field(x, t)
+
+
 class OdeMap(AbstractFlowMap):
     r"""The flow map of any velocity field, by an adaptive ODE solve: the teacher's or the exact map.
 

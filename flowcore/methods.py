@@ -10,11 +10,16 @@ Reference: Dieleman 2026, "Learning the integral of a diffusion model", section 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import equinox as eqx
+import jax.numpy as jnp
+
 from flowcore import times
 from flowcore.losses.compositional import fmm, psd
 from flowcore.losses.diagonal import flow_matching
-from flowcore.losses.eulerian import emd, esd, mean_flow
+from flowcore.losses.distances import adaptive, directed, per_entry, squared
+from flowcore.losses.eulerian import ct, ctm, emd, esd, facm, mean_flow, soflow
 from flowcore.losses.lagrangian import lmd, lsd
+from flowcore.maps import TangentMap
 from flowcore.terms import Objective, Term, conditional, own, pretrained, taught
 
 
@@ -59,8 +64,12 @@ def self_distilled(equality, law, diagonal):
 
     Reference: Boffi et al. 2025, algorithm 1; the split and its default are the release's.
     """
-    grounding = Term(flow_matching, times.diagonal(), share=diagonal)
-    return (grounding, Term(equality, law, velocity=own, share=1 - diagonal))
+    return (*grounded(diagonal), Term(equality, law, velocity=own, share=1 - diagonal))
+
+
+def grounded(share):
+    """Flow matching on that share of the batch: what a method that is its own teacher learns the velocity from."""
+    return (Term(flow_matching, times.diagonal(), share=share),)
 
 
 def lmd_terms():
@@ -84,6 +93,47 @@ def psd_terms(diagonal=0.75, share=times.uniform):
     return self_distilled(psd, times.split(times.ordered(), share), diagonal)
 
 
+def ct_terms(levels=times.karras, steps=times.growing(), distance=squared):
+    """Consistency training on a grid of `steps` intervals between `levels`, its point below from the data."""
+    return (Term(ct, times.neighbours(levels, steps), distance=distance),)
+
+
+def cd_terms(levels=times.karras, steps=17, solver=TangentMap, distance=squared):
+    """Consistency distillation: the point below by one step of the teacher (Euler; the release: `EdmHeunMap`)."""
+    law = times.neighbours(levels, steps)
+    return (Term(eqx.Partial(ct, solver=solver), law, velocity=taught, distance=distance),)
+
+
+def ctm_terms(step=0.05, solver=TangentMap, diagonal=0.5):
+    """Jumps compared at the data, after the teacher has gone the share `step` of the way to t; and denoising, for which
+    the release has a loss of its own weight."""
+    law = times.shrinking(times.ordered(), step)
+    jumps = Term(eqx.Partial(ctm, solver=solver), law, velocity=taught, share=1 - diagonal)
+    return (*grounded(diagonal), jumps)
+
+
+def soflow_terms(law=None, step=times.exponential(1.0, 0.002), diagonal=0.5, velocity=conditional):
+    """Flow matching and the finite-step equality, whose step shrinks to the share 0.002 of the jump."""
+    law = times.shrinking(law or times.ordered(), step)
+    return (*grounded(diagonal), Term(soflow, law, velocity=velocity, share=1 - diagonal))
+
+
+def facm_terms(marginal=times.arctan(), velocity=taught, anchor=1.0):
+    """The equality at t = 0 and its anchor, flow matching, on the same points; `anchor` is the share that gets it."""
+    jumps = Term(
+        facm,
+        times.to_data(marginal),
+        velocity=velocity,
+        distance=per_entry(adaptive(0.5, 1e-3)),
+        weight=lambda s, t: jnp.sin(jnp.pi / 2 * s),
+        draw=0,
+    )
+    flow = Term(
+        flow_matching, times.diagonal(marginal), velocity=velocity, distance=per_entry(directed), share=anchor, draw=0
+    )
+    return (flow, jumps) if anchor else (jumps,)
+
+
 def fmm_terms(law=None):
     """The derivative of the way back, at times in both orders: the term that the release trains."""
     return (Term(fmm, law or times.either_way()),)
@@ -91,7 +141,7 @@ def fmm_terms(law=None):
 
 def pfmm_terms():
     """Two jumps of a frozen map as one, weighted by (s - t)^2: the paper's residual in F."""
-    return (Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, t: (s - t) ** 2),)
+    return (Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, u, t: (s - t) ** 2),)
 
 
 L, E, C = "Lagrangian", "Eulerian", "compositional"
@@ -113,8 +163,8 @@ METHODS: tuple[Method, ...] = (
         "s=1 only, FD, SG on target",
         7,
     ),
-    Method("CT", "Consistency Training", "consistency_models", E, SELF, "F", "t=0 only", 4),
-    Method("CD", "Consistency Distillation", "consistency_models", E, DISTILL, "F", "t=0 only", 5),
+    Method("CT", "Consistency Training", "consistency_models", E, SELF, "F", "t=0 only", 4, ct_terms),
+    Method("CD", "Consistency Distillation", "consistency_models", E, DISTILL, "F", "t=0 only", 5, cd_terms),
     Method(
         "CTM",
         "Consistency Trajectory Models",
@@ -124,12 +174,23 @@ METHODS: tuple[Method, ...] = (
         "F",
         "loss evaluation at t=0",
         7,
+        ctm_terms,
     ),
     Method("EMD", "Eulerian Map Distillation", "flow_map_matching", E, DISTILL, "V", "JVP, no SG", 7, emd_terms),
     Method("ESD", "Eulerian Self-distillation", "self_distillation", E, SELF, "V", "SG on spatial JVP", 10, esd_terms),
     Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6),
-    Method("SoFlow", "SoFlow", "soflow", E, SELF, "V", "SG on FD", 7),
-    Method("FACM", "Flow-anchored Consistency Models", "flow_anchored_consistency", E, DISTILL, "V", "SG on JVP", 8),
+    Method("SoFlow", "SoFlow", "soflow", E, SELF, "V", "SG on FD", 7, soflow_terms),
+    Method(
+        "FACM",
+        "Flow-anchored Consistency Models",
+        "flow_anchored_consistency",
+        E,
+        DISTILL,
+        "V",
+        "SG on JVP",
+        8,
+        facm_terms,
+    ),
     Method("MF", "MeanFlow", "mean_flow", E, MARGINAL, "V", "SG on target", 4, mean_flow_terms),
     Method("iMF", "Improved MeanFlow", "improved_mean_flow", E, MARGINAL, "V", "SG on target", 5),
     Method("Shortcut", "Shortcut Models", "shortcut_models", C, SELF, "V", "SG on target", 8),

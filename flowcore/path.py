@@ -26,6 +26,17 @@ def conditional_velocity(x0: Point, eps: Point) -> Point:
     return eps - x0
 
 
+def renoise(x: Point, s: Time, t: Time, eps: Point) -> Point:
+    """Carry x from level s up to t >= s with the fresh noise eps, so that x_s of the path becomes x_t of the path.
+
+    The data keep their share 1 - t and the noises add in variance, t^2 = ((1-t) s / (1-s))^2 + added^2; s < 1.
+    """
+    kept = (1 - t) / (1 - s)
+    # at t = s rounding may leave a negative variance
+    added = jnp.sqrt(jnp.maximum(jnp.asarray(t, x.dtype) ** 2 - (kept * s) ** 2, 0.0))
+    return kept * x + added * eps
+
+
 def linear_to_edm(x: Point, t: Time) -> tuple[Point, Time]:
     """(x0 + sigma eps, sigma) with sigma = t / (1 - t) >= 0, infinite at t = 1. Reference: Karras et al. 2022."""
     return x / (1 - t), t / (1 - t)
@@ -49,6 +60,41 @@ def trigflow_to_linear(x: Point, angle: Time, std: float) -> tuple[Point, Time]:
     """(x_t, t) for x = cos(a) x0 + sin(a) z, z = std eps: the inverse of `linear_to_trigflow`."""
     scale = jnp.cos(angle) + jnp.sin(angle) * std
     return x / scale, jnp.sin(angle) * std / scale
+
+
+def velocity_to_edm(V: Point, x: Point, t: Time, std: float) -> Point:
+    """What an EDM network outputs where an average velocity to the data is V: x - t V = c_skip x~ + c_out output.
+
+    Finite for 0 <= t < 1. Reference: Karras et al. 2022, table 1 (c_skip and c_out with sigma_data = std).
+    """
+    noisy, sigma = linear_to_edm(x, t)
+    norm = jnp.sqrt(sigma**2 + std**2)
+    # (x - t V - c_skip x~) / c_out with the common factor sigma taken out, so that the data end is not 0/0
+    return (noisy * (sigma - std**2) / ((1 + sigma) * norm**2) - V / (1 + sigma)) * norm / std
+
+
+def edm_to_velocity(output: Point, x: Point, t: Time, std: float) -> Point:
+    """V from the output of an EDM network: the inverse of `velocity_to_edm`."""
+    noisy, sigma = linear_to_edm(x, t)
+    norm = jnp.sqrt(sigma**2 + std**2)
+    return noisy * (sigma - std**2) / norm**2 - (1 + sigma) * output * std / norm
+
+
+def velocity_to_trigflow(V: Point, x: Point, t: Time, std: float) -> Point:
+    """What a TrigFlow network outputs: x - t V = cos(a) x_a - sin(a) std output, x_a the point at angle a.
+
+    Reference: Lu & Song 2024, eq. 4 (their F).
+    """
+    _, angle = linear_to_trigflow(x, t, std)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return (cos - sin / std) * x + V / (cos + std * sin)
+
+
+def trigflow_to_velocity(output: Point, x: Point, t: Time, std: float) -> Point:
+    """V from the output of a TrigFlow network: the inverse of `velocity_to_trigflow`."""
+    _, angle = linear_to_trigflow(x, t, std)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return (output - (cos - sin / std) * x) * (cos + std * sin)
 
 
 def linear_to_vp(x: Point, t: Time) -> tuple[Point, Time, Time]:

@@ -1,17 +1,27 @@
-"""From noise to data (or back): `sampler(model, x, times) -> x` at the last time, for one example.
+"""From noise to data (or back): `sampler(model, x, times, key=...) -> x` at the last time, for one example.
 
-`times` is (steps + 1,), falling from 1 to 0 to generate (`flowcore.times.equal_steps(n)`), rising to invert.
+`times` is (steps + 1,), falling from 1 to 0 to generate (`flowcore.times.equal_steps(n)`), rising to invert. All
+samplers have one signature; those that add no noise ignore the key.
+
+    jump            x <- F(x, s, t)                               the deterministic sampler of a flow map
+    consistency()   x <- noise the datum F(x, s, 0) up to t       of a map that was learned at t = 0 only
+    gamma(g)        x <- jump below t, then some noise up to t    between them: 0 is jump, 1 is consistency
 """
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from flowcore.path import Point
+from flowcore.path import Point, edm_to_linear, linear_to_edm, renoise
 from flowcore.times import equal_steps
 
+Times = Float[Array, " times"]
 
-def jump(model, x: Point, times: Float[Array, " times"]) -> Point:
+
+def jump(model, x: Point, times: Times, key: PRNGKeyArray | None = None) -> Point:
     """One jump of the flow map per interval: x <- F(x, s, t). Exact for the exact map, whatever the times.
 
     With `flowcore.TangentMap` these are Euler steps, with `flowcore.OdeMap` the ODE's solution.
@@ -21,7 +31,52 @@ def jump(model, x: Point, times: Float[Array, " times"]) -> Point:
     return jax.lax.scan(lambda x, interval: (model(x, *interval), None), x, intervals)[0]
 
 
+def consistency(end: float = 0.0) -> Callable:
+    """To `end` and, before every further step, back up by fresh noise: what the map does at other targets is not asked.
+
+    With `end` 0 the sampler of the paper; with `end` = 0.002 / 1.002 (sigma_min) that of the released code.
+    Reference: Song et al. 2023, "Consistency Models", algorithm 1; `stochastic_iterative_sampler` of the release.
+    """
+
+    def sampler(model, x: Point, times: Times, key: PRNGKeyArray) -> Point:
+        return stochastic(model, x, times, lambda t: jnp.full_like(t, end), key)
+
+    return sampler
+
+
+def gamma(share: float) -> Callable:
+    """To the time of sigma' = sqrt(1 - share^2) sigma_t, then share * sigma_t of fresh noise: sigma_t again.
+
+    Reference: Kim et al. 2024, "Consistency Trajectory Models", algorithm 3 (their gamma is `share`).
+    """
+
+    def below(t):
+        _, sigma = linear_to_edm(jnp.zeros_like(t), t)
+        return edm_to_linear(jnp.zeros_like(t), jnp.sqrt(1 - share**2) * sigma)[1]
+
+    def sampler(model, x: Point, times: Times, key: PRNGKeyArray) -> Point:
+        return stochastic(model, x, times, below, key)
+
+    return sampler
+
+
+def stochastic(model, x: Point, times: Times, below: Callable, key: PRNGKeyArray) -> Point:
+    """Jump to `below(t)` in place of t, then noise up to t; the last time is reached by the jump alone."""
+
+    def step(x, interval):
+        s, t, key = interval
+        low = below(t)
+        return renoise(model(x, s, low), low, t, jax.random.normal(key, x.shape, x.dtype)), None
+
+    inner = (times[:-2], times[1:-1], jax.random.split(key, times.shape[0] - 2))
+    x, _ = jax.lax.scan(step, x, inner)
+    return model(x, times[-2], below(times[-1]))
+
+
 @eqx.filter_jit
-def generate(model, noise: Float[Array, "batch *shape"], steps: int, sampler=jump) -> Float[Array, "batch *shape"]:
-    """Carry a batch of noise to data in `steps` equal steps: like `noise`."""
-    return jax.vmap(lambda x: sampler(model, x, equal_steps(steps)))(noise)
+def generate(
+    model, noise: Float[Array, "batch *shape"], steps: int, sampler=jump, *, key: PRNGKeyArray | None = None
+) -> Float[Array, "batch *shape"]:
+    """Carry a batch of noise to data in `steps` equal steps: like `noise`. `key` is for samplers that add noise."""
+    keys = None if key is None else jax.random.split(key, noise.shape[0])
+    return jax.vmap(lambda x, key: sampler(model, x, equal_steps(steps), key))(noise, keys)

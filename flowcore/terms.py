@@ -59,12 +59,16 @@ def pretrained(hand: Hand):
     return hand.teacher
 
 
-def unweighted(s, t):
+def unweighted(*times):
     return 1.0
 
 
 class Term(eqx.Module):
-    """One equality asked for at random times; see the module docstring. `share` is the part of the batch it gets."""
+    """One equality asked for at random times; see the module docstring. `share` is the part of the batch it gets.
+
+    `weight` is given all the times of the row. Terms of one `draw` see the same noise, and the same source times where
+    their laws share a marginal (so what they have in common is computed once); without one a term draws its own.
+    """
 
     equality: Callable
     times: Callable
@@ -73,13 +77,14 @@ class Term(eqx.Module):
     distance: Callable = squared
     weight: Callable = unweighted
     share: float = 1.0
+    draw: int | None = None
 
     @property
     def name(self) -> str:
-        return self.equality.__name__
+        return getattr(self.equality, "func", self.equality).__name__  # an `eqx.Partial` binds what else it needs
 
     def __call__(self, model, x0: Float[Array, "rows ..."], *, target, teacher, progress, key: PRNGKeyArray) -> Array:
-        """Mean over the rows of weight(s, t) * distance(left, right): a scalar."""
+        """Mean over the rows of weight(*times) * distance(left, right): a scalar."""
         key_times, key_noise = jax.random.split(key)
         times = self.times(key_times, x0.shape[0], progress)
         noise = jax.random.normal(key_noise, x0.shape, x0.dtype)
@@ -88,7 +93,7 @@ class Term(eqx.Module):
             hand = Hand(target, teacher, x0, eps)
             x = interpolate(x0, eps, times[0])
             left, right = self.equality(model, x, *times, v=self.velocity(hand), target=self.target(hand))
-            return self.weight(times[0], times[-1]) * self.distance(left, right)
+            return self.weight(*times) * self.distance(left, right)
 
         return jnp.mean(jax.vmap(row)(x0, noise, *times))
 
@@ -106,7 +111,8 @@ class Objective(eqx.Module):
             rows = max(1, round(term.share * batch))
             mine = x0[start : start + rows] if split else x0[:rows]
             start += rows
-            loss = term(model, mine, target=target, teacher=teacher, progress=progress, key=jax.random.fold_in(key, i))
+            own_key = jax.random.fold_in(key, i if term.draw is None else term.draw)
+            loss = term(model, mine, target=target, teacher=teacher, progress=progress, key=own_key)
             losses[term.name if term.name not in losses else f"{term.name}_{i + 1}"] = loss
             total = total + term.share * loss
         return total, losses

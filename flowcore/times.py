@@ -2,9 +2,11 @@ r"""Laws of the times at which an equality is asked for.
 
 A law is `law(key, n, progress) -> (s, t)`: n rows, s the source and t the target, arrays (n,) in [0, 1]; a law for the
 compositional rule returns (s, u, t) with u in between. `progress` in [0, 1] is the share of training that is done: only
-curricula read it. A marginal is a law of one time, `marginal(key, n) -> (n,)`.
+curricula read it: a number, or `curriculum(progress)`, which is one. A marginal is a law of one time,
+`marginal(key, n) -> (n,)`.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,6 +15,8 @@ from jaxtyping import Array, Float
 
 Marginal = Callable[..., Float[Array, " n"]]
 Law = Callable[..., tuple[Float[Array, " n"], ...]]
+Levels = Callable[..., Float[Array, " n"]]
+Curriculum = float | Callable[..., float | Array]
 
 
 def uniform(key, n):
@@ -23,6 +27,11 @@ def uniform(key, n):
 def logit_normal(mean: float, std: float) -> Marginal:
     """sigmoid(N(mean, std^2)); the same law as log-normal sigma in EDM. Reference: Esser et al. 2024, eq. 19."""
     return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,)))
+
+
+def arctan(mean: float = -0.8, std: float = 1.6) -> Marginal:
+    """2/pi arctan(exp N(mean, std^2)). Reference: Lu & Song 2024, section 4.1, as Peng et al. 2025 (FACM) use it."""
+    return lambda key, n: 2 / jnp.pi * jnp.arctan(jnp.exp(mean + std * jax.random.normal(key, (n,))))
 
 
 def diagonal(marginal: Marginal = uniform) -> Law:
@@ -56,6 +65,16 @@ def partly_diagonal(law: Law, share: float) -> Law:
         return s, jnp.where(jnp.arange(n) < round(share * n), s, t)
 
     return mixed
+
+
+def to_data(marginal: Marginal = uniform, end: float = 0.0) -> Law:
+    """Every jump ends at `end`, the data: what consistency models learn."""
+
+    def law(key, n, progress):
+        s = marginal(key, n)
+        return s, jnp.full_like(s, end)
+
+    return law
 
 
 def either_way(marginal: Marginal = uniform) -> Law:
@@ -96,6 +115,94 @@ def split(law: Law, share: Marginal | None = None) -> Law:
         return s, s + (t - s) * (0.5 if share is None else share(key_share, n)), t
 
     return three
+
+
+def shrinking(law: Law, share: Curriculum) -> Law:
+    """(s, u, t) from a law of (s, t): u lies this share (a curriculum) of the way from s to t.
+
+    Reference: Luo et al. 2026, "SoFlow" (r is the share, l is u).
+    """
+
+    def three(key, n, progress):
+        s, t = law(key, n, progress)
+        return s, s + (t - s) * now(share, progress), t
+
+    return three
+
+
+def neighbours(levels: Levels, steps: Curriculum, end: float = 0.0) -> Law:
+    """(s, u, end): s uniform on the upper ends of the `steps` (a curriculum) intervals of a grid, u the point below it.
+
+    `levels` places the grid: share 0 is its lowest time and share 1 its highest.
+    Reference: Song et al. 2023, "Consistency Models", algorithms 2 and 3 (n uniform, t_{n+1} is s and t_n is u).
+    """
+
+    def law(key, n, progress):
+        count = now(steps, progress)
+        # in [1, count]: floor of a uniform number, because the count may change from step to step
+        upper = 1 + jnp.floor(jax.random.uniform(key, (n,)) * count).clip(max=count - 1)
+        return levels(upper / count), levels((upper - 1) / count), jnp.full(n, end)
+
+    return law
+
+
+# --- grids: share in [0, 1] -> time ----------------------------------------------------------------------------------
+
+
+def even(share):
+    """The time is the share: equal steps on our path, from 0 to 1."""
+    return share
+
+
+def karras(share, low: float = 0.002, high: float = 80.0, rho: float = 7.0):
+    """sigma^(1/rho) is even between `low` and `high`, at time sigma / (1 + sigma).
+
+    Reference: Karras et al. 2022 (EDM), eq. 5.
+    """
+    sigma = (low ** (1 / rho) + share * (high ** (1 / rho) - low ** (1 / rho))) ** rho
+    return sigma / (1 + sigma)
+
+
+# --- curricula: progress in [0, 1] -> a number -----------------------------------------------------------------------
+
+
+def now(curriculum: Curriculum, progress) -> float | Array:
+    """The curriculum's number at this progress; a plain number is a curriculum that never changes."""
+    return curriculum(progress) if callable(curriculum) else curriculum
+
+
+def exponential(first: float, last: float) -> Curriculum:
+    """first (last / first)^progress. Reference: Luo et al. 2026, "SoFlow" (released schedule of r)."""
+    return lambda progress: first * (last / first) ** progress
+
+
+def growing(first: int = 2, last: int = 150) -> Curriculum:
+    """The number of intervals of CT's grid, its N(k) - 1 with s0 = first, s1 = last: the square grows linearly.
+
+    Reference: Song et al. 2023, "Consistency Models", appendix C, as released.
+    """
+
+    def intervals(progress):
+        return jnp.ceil(jnp.sqrt(progress * ((last + 1) ** 2 - first**2) + first**2) - 1).clip(min=1)
+
+    return intervals
+
+
+def doubling(first: int = 10, last: int = 1280) -> Curriculum:
+    """The number of intervals of iCT's grid, its N(k) - 1: doubled in stages of equal length, from first to last.
+
+    Reference: Song & Dhariwal 2024, "Improved Techniques for Training Consistency Models", section 3.5.
+    """
+    stages = int(math.log2(last // first)) + 1
+    return lambda progress: jnp.minimum(first * 2.0 ** jnp.floor(progress * stages), last)
+
+
+def slowing(intervals: Curriculum, first: int = 2, decay: float = 0.9) -> Curriculum:
+    """The decay of CT's target on a grid of that many intervals, its mu(k) = decay^(first / intervals).
+
+    Reference: Song et al. 2023, "Consistency Models", appendix C, as released.
+    """
+    return lambda progress: decay ** (first / now(intervals, progress))
 
 
 def equal_steps(n: int) -> Float[Array, " times"]:

@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from flowcore.times import Curriculum, now
+
 CHUNK = 500
 
 
@@ -40,8 +42,10 @@ def adam(rate: float, steps: int, clip: float = 1.0) -> optax.GradientTransforma
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
 
-def begin(model, optimiser: optax.GradientTransformation, *, key: PRNGKeyArray, target_decay: float = 0.0) -> State:
-    """The state before the first step. `target_decay` > 0 asks for a target that is an average of its own."""
+def begin(
+    model, optimiser: optax.GradientTransformation, *, key: PRNGKeyArray, target_decay: Curriculum = 0.0
+) -> State:
+    """The state before the first step. A `target_decay` (see `fit`) asks for a target that is an average of its own."""
     trained = eqx.filter(model, eqx.is_inexact_array)
     target = model if target_decay else None
     return State(model, model, target, optimiser.init(trained), jnp.zeros((), jnp.int32), key)
@@ -55,7 +59,8 @@ def averaged(average, model, decay):
 
 
 def train_step(state: State, x0, dealt_key, objective, teacher, optimiser, decays, steps) -> tuple[State, dict]:
-    """One update. `decays` are those of the average and of the target; returns the state and what to log."""
+    """One update. `decays` are those of the average and of the target, each a number or a curriculum of the progress;
+    returns the state and what to log."""
     target = state.model if state.target is None else state.target
     step = state.step.astype(float)
     progress = step / steps
@@ -67,10 +72,11 @@ def train_step(state: State, x0, dealt_key, objective, teacher, optimiser, decay
     trained = eqx.filter(state.model, eqx.is_inexact_array)
     update, optimiser_state = optimiser.update(gradient, state.optimiser, trained)
     model = eqx.apply_updates(state.model, update)
+    average_decay, target_decay = (now(decay, progress) for decay in decays)
     # at the start the average is short, so that it forgets the untrained weights
-    warm = jnp.minimum(decays[0], (1 + step) / (10 + step))
+    warm = jnp.minimum(average_decay, (1 + step) / (10 + step))
     average = averaged(state.average, model, warm)
-    target = None if state.target is None else averaged(state.target, model, decays[1])
+    target = None if state.target is None else averaged(state.target, model, target_decay)
     log = losses | {"gradient_norm": optax.tree.norm(gradient)}
     return State(model, average, target, optimiser_state, state.step + 1, state.key), log
 
@@ -107,20 +113,22 @@ def fit(
     chunk: int = CHUNK,
     teacher=None,
     average_decay: float = 0.999,
-    target_decay: float = 0.0,
+    target_decay: Curriculum = 0.0,
 ) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
     """Train until `state.step` is `steps`, yielding `(state, log)` after every chunk.
 
     `objective(model, x0, target=, teacher=, progress=, key=) -> (loss, {term: loss})`; `source` deals the batches
     (`flowcore.data`). `log` maps every term and `gradient_norm` to its values, one per step of the chunk (with several
     seeds: one row per seed). Chunks have equal length, the largest divisor of the remaining steps up to `chunk`, so
-    that there is one compilation. Raises `Diverged` before yielding a chunk in which a loss is not finite.
+    that there is one compilation. Equalities trust the live model as their target, or with a `target_decay` (a number,
+    or a curriculum of the progress) its average. Raises `Diverged` before yielding a chunk in which a loss is not
+    finite.
     """
     if (state.target is None) != (target_decay == 0.0):
         raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")
     done = int(np.ravel(state.step)[0])
     length = chunk_length(steps - done, chunk)
-    decays = jnp.asarray([average_decay, target_decay])
+    decays = tuple(decay if callable(decay) else jnp.asarray(decay) for decay in (average_decay, target_decay))
     while done < steps:
         state, log = run_chunk(
             state, source.deal(length), source, objective, teacher, optimiser, decays, float(steps), length

@@ -43,6 +43,20 @@ def adaptive(power: float = 1.0, offset: float = 1e-2) -> Distance:
     return distance
 
 
+def directed(left: Point, right: Point) -> Float[Array, ""]:
+    """|left - right|^2 + 1 - cos(left, right): velocities should also point the same way.
+
+    Reference: Peng et al. 2025, "Flow-Anchored Consistency Models", the flow-matching loss of the release.
+    """
+    norms = jnp.maximum(jnp.sum(left**2), 1e-16) * jnp.maximum(jnp.sum(right**2), 1e-16)
+    return squared(left, right) + 1 - jnp.sum(left * right) / jnp.sqrt(norms)
+
+
+def per_entry(distance: Distance) -> Distance:
+    """The distance with the mean over entries in place of the sum, for releases that take means."""
+    return lambda left, right: distance(left / left.size**0.5, right / right.size**0.5)
+
+
 def perceptual(features: Callable[[Array], Array]) -> Distance:
     """|features(left) - features(right)|^2, for sides that are images. Reference: Zhang et al. 2018 (LPIPS)."""
     return lambda left, right: squared(features(left), features(right))

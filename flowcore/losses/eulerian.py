@@ -5,6 +5,12 @@ r"""Equalities from the Eulerian rule: the end of a jump does not change while i
 
 Each takes `(model, x, s, t, *, v, target)` for one example and returns the two sides, both like x. `v(x, t)` is the
 velocity source, `target` a trusted copy of the map; siblings differ in where the gradient is stopped.
+
+Before the derivative comes the finite step, from which the older methods are made: two points of one path, at s and at
+u < s, end in the same place. These take `(model, x, s, u, t, ...)`. `solver(v)` is the flow map that makes the step
+from x_s to x_u: with `TangentMap` (Euler) and the conditional velocity, x_u is the point of the SAME data and noise at
+u; with a teacher's velocity it is a step of the teacher's ODE, also by `HeunMap`, `EdmHeunMap` or `OdeMap`. The step is
+never exact, so their fixed points are biased, and the bias vanishes with it.
 """
 
 import jax
@@ -12,6 +18,45 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from flowcore.calculus import along, d_ds
+from flowcore.maps import TangentMap
+
+
+def ct(model, x, s, u, t, *, v, target, solver=TangentMap):
+    """F(x_s, s, t) = sg[ F(x_u, u, t) ], the right side by the target: consistency, with t = 0 in the papers.
+
+    With the conditional velocity this is consistency training, with a teacher's consistency distillation. To
+    first order the sides are (s - u) dF/ds apart, so its gradient is MeanFlow's times (s - u) (s - t).
+    Reference: Song, Dhariwal, Chen & Sutskever 2023, "Consistency Models", eq. 7 (CD) and 10 (CT).
+    """
+    x_u = solver(v)(x, s, u)
+    return model(x, s, t), stop_gradient(target(x_u, u, t))
+
+
+def ctm(model, x, s, u, t, *, v, target, solver=TangentMap, end=0.0):
+    """G(F(x_s, s, t), t, 0) = sg[ G(F(x_u, u, t), t, 0) ]: two jumps to t, compared after a frozen jump G to `end`.
+
+    G is the target; the inner jumps are the live model's, and the gradient of the left side passes through G to its
+    input. At u = t the right side holds no jump of the model but the frozen one.
+    Reference: Kim et al. 2024, "Consistency Trajectory Models", eq. 7; the weights on each side are the release's.
+    """
+    x_u = solver(v)(x, s, u)
+    left, right = model(x, s, t), model(x_u, u, t)
+    return target(left, t, end), stop_gradient(target(right, t, end))
+
+
+def soflow(model, x, s, u, t, *, v, target, solver=TangentMap):
+    """V(x_s, s, t) = sg[ V + (F(x_s, s, t) - F(x_u, u, t)) / (s - u) ]: MeanFlow with a finite difference for its JVP.
+
+    Written without the small difference of two endpoints, the right side is v + (t - u) (V - V_u) / (s - u), where v
+    is the velocity of the step and V_u the target's velocity from x_u.
+    Reference: Luo et al. 2025, "SoFlow"; the consistency loss of the release, whose value is another one (an inner
+    product that may be negative) and whose gradient is this one's.
+    """
+    v_step = solver(v).average_velocity(x, s, u)
+    V, V_u = model.average_velocity(x, s, t), target.average_velocity(x + (u - s) * v_step, u, t)
+    # at s = t there is no step: u = s, and V = V_u whatever they are divided by
+    difference = (V - V_u) / jnp.where(s == u, 1.0, s - u)
+    return V, stop_gradient(v_step + (t - u) * difference)
 
 
 def mean_flow(model, x, s, t, *, v, target):
@@ -45,3 +90,15 @@ def esd(model, x, s, t, *, v, target):
     _, end_ds = d_ds(model)(x, s, t)
     _, advected = jax.jvp(lambda x: model(x, s, t), (x,), (stop_gradient(v(x, s)),))
     return end_ds, -stop_gradient(advected)
+
+
+def facm(model, x, s, t, *, v, target):
+    """V = sg[ V + a clip(v + (t - s) dV/ds - V, -1, 1) ], a = 1 - sqrt(1 - s): MeanFlow's target, clipped and relaxed.
+
+    Asked for at t = 0, beside a flow-matching term that anchors it. `target` is not used: all stopped parts are live.
+    Reference: Peng et al. 2025, "Flow-Anchored Consistency Models", the consistency loss of the release.
+    """
+    v_x = v(x, s)
+    V, dV_ds = along(v_x)(model.average_velocity)(x, s, t)
+    residual = jnp.clip(v_x + (t - s) * dV_ds - V, -1.0, 1.0)
+    return V, stop_gradient(V + (1 - jnp.sqrt(1 - s)) * residual)

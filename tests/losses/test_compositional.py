@@ -100,7 +100,7 @@ def test_a_constant_velocity_obeys_the_rule():
 
 
 def test_with_a_teachers_jumps_the_teacher_is_the_solution():
-    loss = Objective((Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, t: (s - t) ** 2),))
+    loss = Objective((Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, u, t: (s - t) ** 2),))
     exact, key = gaussian(), jax.random.key(2)
     x0 = jax.vmap(exact.sample)(jax.random.split(key, 64))
     slope = gradient(lambda m: loss(m, x0, target=m, teacher=exact, key=key)[0], disturbed(exact))

@@ -101,7 +101,7 @@ PAIRS = {
     "lmd": (Term(lmd, given(S, T), velocity=taught, distance=squared), released_lmd),
     "fmm": (Term(fmm, given(S, T), velocity=conditional, distance=squared), released_fmm),
     "pfmm": (
-        Term(psd, given(S, (S + T) / 2, T), target=pretrained, distance=squared, weight=lambda s, t: (s - t) ** 2),
+        Term(psd, given(S, (S + T) / 2, T), target=pretrained, distance=squared, weight=lambda s, u, t: (s - t) ** 2),
         released_pfmm,
     ),
 }
