@@ -21,6 +21,7 @@ from flowcore.losses.distances import per_entry
 from flowcore.losses.distances import perceptual
 from flowcore.losses.distances import pseudo_huber
 from flowcore.losses.distances import squared
+from flowcore.losses.eulerian import ayf_emd
 from flowcore.losses.eulerian import ct
 from flowcore.losses.eulerian import ctm
 from flowcore.losses.eulerian import emd
@@ -28,13 +29,19 @@ from flowcore.losses.eulerian import esd
 from flowcore.losses.eulerian import facm
 from flowcore.losses.eulerian import mean_flow
 from flowcore.losses.eulerian import soflow
+from flowcore.losses.lagrangian import ayf_lmd
+from flowcore.losses.lagrangian import free_flow
+from flowcore.losses.lagrangian import free_flow_auxiliary
 from flowcore.losses.lagrangian import lmd
 from flowcore.losses.lagrangian import lsd
+from flowcore.losses.lagrangian import pid
 from flowcore.maps import AbstractFlowMap
+from flowcore.maps import Accompanied
 from flowcore.maps import AverageVelocityMap
 from flowcore.maps import DenoisedMap
 from flowcore.maps import EdmHeunMap
 from flowcore.maps import EndpointMap
+from flowcore.maps import Guided
 from flowcore.maps import HeunMap
 from flowcore.maps import OdeMap
 from flowcore.maps import TangentMap
@@ -47,6 +54,8 @@ from flowcore.nets import ResidualMLP
 from flowcore.terms import Objective
 from flowcore.terms import Term
 from flowcore.terms import conditional
+from flowcore.terms import from_noise
+from flowcore.terms import on_path
 from flowcore.terms import own
 from flowcore.terms import pretrained
 from flowcore.terms import taught

@@ -165,3 +165,36 @@ class OdeMap(AbstractFlowMap):
 
     def velocity(self, x, t):
         return self.field(x, t)
+
+
+class Guided(AbstractFlowMap):
+    """A teacher pushed away from a weaker one: v = v_weak + scale (v_strong - v_weak), its map by an ODE solve.
+
+    With an unconditional model as the weak one this is classifier-free guidance, with an undertrained one autoguidance.
+    Reference: Ho & Salimans 2022; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3.
+    """
+
+    strong: AbstractFlowMap
+    weak: AbstractFlowMap
+    scale: Time
+    tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def average_velocity(self, x, s, t):
+        return OdeMap(self.velocity, self.tolerance).average_velocity(x, s, t)
+
+    def velocity(self, x, t):
+        weak = self.weak.velocity(x, t)
+        return weak + self.scale * (self.strong.velocity(x, t) - weak)
+
+
+class Accompanied(AbstractFlowMap):
+    """A map and a second network that is trained beside it and follows it: the map is `map`, the other `companion`."""
+
+    map: AbstractFlowMap
+    companion: AbstractFlowMap
+
+    def average_velocity(self, x, s, t):
+        return self.map.average_velocity(x, s, t)
+
+    def velocity(self, x, t):
+        return self.map.velocity(x, t)

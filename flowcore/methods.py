@@ -17,10 +17,20 @@ from flowcore import times
 from flowcore.losses.compositional import fmm, psd
 from flowcore.losses.diagonal import flow_matching
 from flowcore.losses.distances import adaptive, directed, per_entry, squared
-from flowcore.losses.eulerian import ct, ctm, emd, esd, facm, mean_flow, soflow
-from flowcore.losses.lagrangian import lmd, lsd
+from flowcore.losses.eulerian import ayf_emd, ct, ctm, emd, esd, facm, mean_flow, soflow
+from flowcore.losses.lagrangian import ayf_lmd, free_flow, free_flow_auxiliary, lmd, lsd, pid
 from flowcore.maps import TangentMap
-from flowcore.terms import Objective, Term, conditional, own, pretrained, taught
+from flowcore.terms import (
+    Objective,
+    Term,
+    conditional,
+    fresh_noise,
+    from_noise,
+    of_samples,
+    own,
+    pretrained,
+    taught,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,56 @@ def facm_terms(marginal=times.arctan(), velocity=taught, anchor=1.0):
     return (flow, jumps) if anchor else (jumps,)
 
 
+def ayf_lmd_terms(law=None, weight=lambda s, t: (t - s) ** 2):
+    """The weight is that of the paper's finite step."""
+    return (Term(ayf_lmd, law or times.gapped(times.logit_normal(-0.6, 1.6)), velocity=taught, weight=weight),)
+
+
+def ayf_emd_terms(law=None, warmup=times.rising(0.99, 0.2)):
+    """`warmup` is the curriculum of r."""
+
+    def warmed(hand):
+        return {"warmup": times.now(warmup, hand.progress)}
+
+    return (Term(ayf_emd, law or times.gapped(times.logit_normal(-0.6, 1.6)), velocity=taught, extra=warmed),)
+
+
+def tvm_terms(law=None, marginal=times.logit_normal(-0.4, 1.0)):
+    """LSD's equality on the full batch, with the velocity of an averaged target (give `fit` a `target_decay`, 0.99 in
+    the paper), beside flow matching on the same noise."""
+    law = law or times.gapped(times.logit_normal(-0.8, 1.0), times.truncated_logit_normal(-0.4, 1.0))
+    flow = Term(flow_matching, times.diagonal(marginal), draw=0)
+    return (flow, Term(lsd, law, velocity=own, draw=0))
+
+
+def free_flow_terms(prediction=0.75, law=None, marginal=times.logit_normal(0.8, 1.0), power=1.0):
+    """From noise alone: `prediction` of the batch along the map's own path, the rest corrects its end, and a companion
+    (the model is `Accompanied`) learns the velocity of the map's samples. `power` is the weight's."""
+
+    def with_companion(hand):
+        return {"auxiliary": hand.target.companion.velocity, **fresh_noise(hand)}
+
+    predicted = Term(
+        ayf_lmd,
+        law or times.from_source(1.0),
+        velocity=taught,
+        start=from_noise,
+        distance=per_entry(adaptive(power, 1e-2)),
+        share=prediction,
+    )
+    beside = {"start": from_noise, "distance": per_entry(squared), "share": 1 - prediction, "draw": 1}
+    law = times.corrected(marginal)
+    correction = Term(free_flow, law, velocity=taught, extra=with_companion, **beside)
+    follow = Term(free_flow_auxiliary, law, velocity=of_samples, extra=fresh_noise, **beside)
+    return (predicted, correction, follow)
+
+
+def pid_terms(levels=times.karras, steps=249, distance=squared):
+    """From noise alone, on a grid of `steps` intervals."""
+    law = times.chords(levels, steps)
+    return (Term(pid, law, velocity=taught, start=from_noise, distance=distance),)
+
+
 def fmm_terms(law=None):
     """The derivative of the way back, at times in both orders: the term that the release trains."""
     return (Term(fmm, law or times.either_way()),)
@@ -150,9 +210,11 @@ DISTILL, SELF, MARGINAL = "distillation", "self-distillation", "marginal from co
 METHODS: tuple[Method, ...] = (
     Method("LMD", "Lagrangian Map Distillation", "flow_map_matching", L, DISTILL, "V", "JVP, no SG", 9, lmd_terms),
     Method("LSD", "Lagrangian Self-distillation", "self_distillation", L, SELF, "V", "SG on target", 10, lsd_terms),
-    Method("AYF-LMD", "Align Your Flow (LMD)", "align_your_flow", L, DISTILL, "V", "SG on JVP", 6),
-    Method("TVM", "Terminal Velocity Matching", "terminal_velocity_matching", L, SELF, "V", "SG on target", 10),
-    Method("FreeFlow", "FreeFlow", "free_flow", L, DISTILL, "V", "s=1 only, SG on FD + aux", 12),
+    Method("AYF-LMD", "Align Your Flow (LMD)", "align_your_flow", L, DISTILL, "V", "SG on JVP", 6, ayf_lmd_terms),
+    Method(
+        "TVM", "Terminal Velocity Matching", "terminal_velocity_matching", L, SELF, "V", "SG on target", 10, tvm_terms
+    ),
+    Method("FreeFlow", "FreeFlow", "free_flow", L, DISTILL, "V", "s=1 only, SG on FD + aux", 12, free_flow_terms),
     Method(
         "PID",
         "Physics Informed Distillation",
@@ -162,6 +224,7 @@ METHODS: tuple[Method, ...] = (
         "F",
         "s=1 only, FD, SG on target",
         7,
+        pid_terms,
     ),
     Method("CT", "Consistency Training", "consistency_models", E, SELF, "F", "t=0 only", 4, ct_terms),
     Method("CD", "Consistency Distillation", "consistency_models", E, DISTILL, "F", "t=0 only", 5, cd_terms),
@@ -178,7 +241,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("EMD", "Eulerian Map Distillation", "flow_map_matching", E, DISTILL, "V", "JVP, no SG", 7, emd_terms),
     Method("ESD", "Eulerian Self-distillation", "self_distillation", E, SELF, "V", "SG on spatial JVP", 10, esd_terms),
-    Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6),
+    Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6, ayf_emd_terms),
     Method("SoFlow", "SoFlow", "soflow", E, SELF, "V", "SG on FD", 7, soflow_terms),
     Method(
         "FACM",

@@ -21,12 +21,15 @@ from flowcore.path import conditional_velocity, interpolate
 
 
 class Hand(NamedTuple):
-    """What one row has at hand when it asks for a velocity."""
+    """What one row has at hand when it makes its point and asks for a velocity."""
 
     target: Any  # the trusted copy of the map: the live model or its average, never differentiated
     teacher: Any  # a frozen flow map, or None
     x0: Array
     eps: Array
+    times: tuple  # the source first, the target last
+    progress: Any  # the share of training that is done
+    key: PRNGKeyArray  # for what else the equality must draw
 
 
 def conditional(hand: Hand):
@@ -40,11 +43,37 @@ def own(hand: Hand):
     return hand.target.velocity
 
 
+def of_samples(hand: Hand):
+    """v = noise - F(eps, s, t), at s = 1 and t = 0: the conditional velocity of what the map itself makes of noise.
+    The noise is `fresh_noise`."""
+    velocity = conditional_velocity(hand.target(hand.eps, hand.times[0], hand.times[-1]), fresh_noise(hand)["noise"])
+    return lambda x, t: velocity
+
+
 def taught(hand: Hand):
     """v(x, t) of the teacher. Raises ValueError when there is none."""
     if hand.teacher is None:
         raise ValueError("this objective distils: pass teacher=... (a flow map, e.g. flowcore.OdeMap or an exact map)")
     return hand.teacher.velocity
+
+
+def on_path(hand: Hand):
+    """x_s = (1 - s) x0 + s eps."""
+    return interpolate(hand.x0, hand.eps, hand.times[0])
+
+
+def from_noise(hand: Hand):
+    """x_s = s eps, for methods that see no data and start where there is next to none, at s = 1 or close to it."""
+    return hand.times[0] * hand.eps
+
+
+def nothing(hand: Hand) -> dict:
+    return {}
+
+
+def fresh_noise(hand: Hand) -> dict:
+    """A noise that is not the path's."""
+    return {"noise": jax.random.normal(hand.key, hand.x0.shape, hand.x0.dtype)}
 
 
 def trusted(hand: Hand):
@@ -66,14 +95,18 @@ def unweighted(*times):
 class Term(eqx.Module):
     """One equality asked for at random times; see the module docstring. `share` is the part of the batch it gets.
 
-    `weight` is given all the times of the row. Terms of one `draw` see the same noise, and the same source times where
-    their laws share a marginal (so what they have in common is computed once); without one a term draws its own.
+    `start` makes the point that the equality is asked for at, and `extra` its keyword arguments beyond `v` and
+    `target`, each from the row's hand. `weight` is given all the times of the row. Terms of one `draw` see the same
+    noise, and the same source times where their laws share a marginal (so that what they have in common is computed
+    once); without one a term draws its own.
     """
 
     equality: Callable
     times: Callable
     velocity: Callable = conditional
     target: Callable = trusted
+    start: Callable = on_path
+    extra: Callable = nothing
     distance: Callable = squared
     weight: Callable = unweighted
     share: float = 1.0
@@ -88,14 +121,18 @@ class Term(eqx.Module):
         key_times, key_noise = jax.random.split(key)
         times = self.times(key_times, x0.shape[0], progress)
         noise = jax.random.normal(key_noise, x0.shape, x0.dtype)
+        keys = jax.random.split(jax.random.fold_in(key, 1), x0.shape[0])
 
-        def row(x0, eps, *times):
-            hand = Hand(target, teacher, x0, eps)
-            x = interpolate(x0, eps, times[0])
-            left, right = self.equality(model, x, *times, v=self.velocity(hand), target=self.target(hand))
+        def row(x0, eps, key, *times):
+            left, right = self.sides(model, Hand(target, teacher, x0, eps, times, progress, key))
             return self.weight(*times) * self.distance(left, right)
 
-        return jnp.mean(jax.vmap(row)(x0, noise, *times))
+        return jnp.mean(jax.vmap(row)(x0, noise, keys, *times))
+
+    def sides(self, model, hand: Hand) -> tuple[Array, Array]:
+        """Both sides of the equality, for one row."""
+        given = {"v": self.velocity(hand), "target": self.target(hand), **self.extra(hand)}
+        return self.equality(model, self.start(hand), *hand.times, **given)
 
 
 class Objective(eqx.Module):

@@ -77,6 +77,67 @@ def to_data(marginal: Marginal = uniform, end: float = 0.0) -> Law:
     return law
 
 
+def gapped(marginal: Marginal, place: Callable | None = None) -> Law:
+    """First the length of the jump, then its target among the times where it fits: t in [0, 1 - gap], s = t + gap.
+
+    `place(share, longest)` maps a uniform share to a time up to `longest`; by default evenly.
+    Reference: Sabour et al. 2025, "Align Your Flow"; Zhou et al. 2025, "Terminal Velocity Matching" (their gap law).
+    """
+
+    def law(key, n, progress):
+        key_gap, key_target = jax.random.split(key)
+        gap, share = marginal(key_gap, n), jax.random.uniform(key_target, (n,))
+        t = share * (1 - gap) if place is None else place(share, 1 - gap)
+        return jnp.minimum(t + gap, 1.0), t
+
+    return law
+
+
+def truncated_logit_normal(mean: float, std: float) -> Callable:
+    """A place for `gapped`: the quantile at `share` of the logit-normal law given that it is below `longest`."""
+
+    def place(share, longest):
+        below = jax.scipy.special.ndtr((jax.scipy.special.logit(longest) - mean) / std)
+        return jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(share * below))
+
+    return place
+
+
+def from_source(s: float, marginal: Marginal = uniform) -> Law:
+    """Every jump starts at s (1: from pure noise), its target is a share of the way down: t = s * marginal."""
+
+    def law(key, n, progress):
+        t = s * marginal(key, n)
+        return jnp.full_like(t, s), t
+
+    return law
+
+
+def corrected(marginal: Marginal) -> Law:
+    """(1, u, 0): the whole jump, and the time at which its end is looked at again under noise."""
+
+    def law(key, n, progress):
+        u = marginal(key, n)
+        return jnp.ones_like(u), u, jnp.zeros_like(u)
+
+    return law
+
+
+def chords(levels: Levels, steps: int) -> Law:
+    """(s, u, t): s the top of the grid of `steps` intervals, (u, t) one of them, downwards, or the last one upwards.
+
+    Reference: Tee et al. 2024, "Physics Informed Distillation", as released: the derivative at a point of the grid is
+    the chord to the next point, at the last point that to the one before.
+    """
+
+    def law(key, n, progress):
+        below = jax.random.randint(key, (n,), 0, steps + 1)  # how many levels u is above the lowest
+        u, t = below / steps, jnp.where(below == 0, 1, below - 1) / steps
+        return jnp.full(n, levels(1.0)), levels(u), levels(t)
+
+    return law
+
+
 def either_way(marginal: Marginal = uniform) -> Law:
     """Two independent draws, unsorted: jumps towards the data and towards the noise, as flow map matching needs.
 
@@ -174,6 +235,11 @@ def now(curriculum: Curriculum, progress) -> float | Array:
 def exponential(first: float, last: float) -> Curriculum:
     """first (last / first)^progress. Reference: Luo et al. 2026, "SoFlow" (released schedule of r)."""
     return lambda progress: first * (last / first) ** progress
+
+
+def rising(last: float, until: float = 1.0) -> Curriculum:
+    """From 0 to `last`, evenly, while the progress is below `until`; then `last`."""
+    return lambda progress: last * jnp.minimum(progress / until, 1.0)
 
 
 def growing(first: int = 2, last: int = 150) -> Curriculum:

@@ -102,3 +102,16 @@ def facm(model, x, s, t, *, v, target):
     V, dV_ds = along(v_x)(model.average_velocity)(x, s, t)
     residual = jnp.clip(v_x + (t - s) * dV_ds - V, -1.0, 1.0)
     return V, stop_gradient(V + (1 - jnp.sqrt(1 - s)) * residual)
+
+
+def ayf_emd(model, x, s, t, *, v, target, warmup=1.0, offset=0.1):
+    """V = sg[ V + g / (|g| + c) ], g = v - V + r (t - s) dV/ds: MeanFlow's residual, of bounded length.
+
+    r = `warmup` < 1 also pulls V towards v: a penalty on curvature that eases the start. `target` is not used.
+    Reference: Sabour, Fidler & Kreis 2025, "Align Your Flow", Eulerian map distillation, with the tangent normalised
+    (c = `offset`, over the whole vector) and warmed up.
+    """
+    v_x = v(x, s)
+    V, dV_ds = along(v_x)(model.average_velocity)(x, s, t)
+    tangent = stop_gradient(v_x - V + warmup * (t - s) * dV_ds)
+    return V, stop_gradient(V) + tangent / (jnp.sqrt(jnp.sum(tangent**2)) + offset)
