@@ -14,9 +14,12 @@ from flowcore import (
     EndpointMap,
     Objective,
     Term,
+    ayf_emd,
     conditional,
     flow_matching,
     mean_flow,
+    method,
+    objective,
     squared,
     taught,
     times,
@@ -167,3 +170,51 @@ def test_the_target_map_is_not_read():
     x, v = jnp.array([0.4, -1.1]), gaussian().velocity
     left, right = mean_flow(gaussian(), x, 0.8, 0.1, v=v, target=None)
     assert jnp.allclose(left, right, atol=1e-12)
+
+
+# --- Align Your Flow ------------------------------------------------------------------------------------------------
+
+
+def tangent(warmup=1.0, **settings):
+    """Of ayf_emd at a point in the middle of a jump, and of MeanFlow there."""
+    model, x, exact = AverageVelocityMap(small_net()), jnp.array([0.4, -1.1]), gaussian()
+    point = {"v": exact.velocity, "target": None}
+    left, right = ayf_emd(model, x, 0.8, 0.1, warmup=warmup, **settings, **point)
+    V, target = mean_flow(model, x, 0.8, 0.1, **point)
+    return right - left, target - V, exact.velocity(x, 0.8) - V
+
+
+def test_ayf_emd_has_mean_flows_tangent_made_short():
+    """The same direction, of length |g| / (|g| + c): at t = 0 it is continuous-time consistency distillation's."""
+    ours, residual, _ = tangent()
+    size = jnp.linalg.norm(residual)
+    assert size > 0.1
+    assert jnp.allclose(ours, residual / (size + 0.1), rtol=1e-13)
+
+
+def test_before_the_warmup_ayf_emd_is_the_pull_of_flow_matching():
+    ours, _, pull = tangent(warmup=0.0)
+    assert jnp.allclose(ours, pull / (jnp.linalg.norm(pull) + 0.1), rtol=1e-13)
+
+
+def test_on_the_diagonal_ayf_emd_is_flow_matching_of_bounded_gradient():
+    model, x, exact = AverageVelocityMap(small_net()), jnp.array([0.4, -1.1]), gaussian()
+
+    def slope(equality):
+        def value(m):
+            return squared(*equality(m, x, 0.6, 0.6, v=exact.velocity, target=m))
+
+        return gradient(value, model)
+
+    pull = jnp.linalg.norm(exact.velocity(x, 0.6) - model.velocity(x, 0.6))
+    assert jnp.allclose(slope(ayf_emd), slope(flow_matching) / (pull + 0.1), rtol=1e-11)
+
+
+def test_the_warmup_reaches_the_equality_with_the_progress():
+    model, x0 = AverageVelocityMap(small_net()), jnp.ones((8, 2))
+    loss = objective(method("AYF-EMD"))
+
+    def value(progress):
+        return loss(model, x0, target=model, teacher=gaussian(), progress=progress, key=jax.random.key(0))[0]
+
+    assert value(0.0) != value(0.1) != value(0.2) == value(1.0)
