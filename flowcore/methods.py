@@ -69,7 +69,7 @@ def self_distilled(equality, law, diagonal):
 
 def grounded(share):
     """Flow matching on that share of the batch: what a method that is its own teacher learns the velocity from."""
-    return (Term(flow_matching, times.diagonal(), share=share),)
+    return (Term(flow_matching, times.diagonal(), share=share),) if share else ()
 
 
 def lmd_terms():

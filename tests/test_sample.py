@@ -51,5 +51,5 @@ def test_generate_carries_each_row_by_itself():
 
 def test_generate_takes_another_sampler():
     noise = jax.random.normal(jax.random.key(0), (5, 2))
-    counted = sample.generate(gaussian(), noise, 3, lambda model, x, times: x + times.shape[0])
+    counted = sample.generate(gaussian(), noise, 3, lambda model, x, times, key: x + times.shape[0])
     assert jnp.array_equal(counted, noise + 4)

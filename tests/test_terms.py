@@ -102,9 +102,9 @@ def test_a_term_is_the_mean_over_the_rows_of_the_weighted_distance():
     assert loss(term, x0) == pytest.approx(7 * (5 + 25) / 2)
 
 
-def test_the_weight_is_given_the_first_and_the_last_time():
-    term = Term(first, steadily, distance=lambda left, right: jnp.asarray(1.0), weight=lambda s, t: s - t)
-    assert loss(term) == pytest.approx(0.55)
+def test_the_weight_is_given_all_times():
+    term = Term(first, steadily, distance=lambda a, b: jnp.asarray(1.0), weight=lambda s, u, t: s - t + 10 * u)
+    assert loss(term) == pytest.approx(5.55)
 
 
 def test_the_equality_is_given_every_time_and_the_point_at_the_first():
