@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 Marginal = Callable[..., Float[Array, " n"]]
 Law = Callable[..., tuple[Float[Array, " n"], ...]]
 Levels = Callable[..., Float[Array, " n"]]
-Curriculum = float | Callable[..., float | Array]
+Curriculum = float | int | Callable[..., float | Array]
 
 
 def uniform(key, n):
@@ -166,7 +166,7 @@ def karras(share, low: float = 0.002, high: float = 80.0, rho: float = 7.0):
 # --- curricula: progress in [0, 1] -> a number -----------------------------------------------------------------------
 
 
-def now(curriculum: Curriculum, progress) -> float | Array:
+def now(curriculum: Curriculum, progress) -> float | int | Array:
     """The curriculum's number at this progress; a plain number is a curriculum that never changes."""
     return curriculum(progress) if callable(curriculum) else curriculum
 
