@@ -1,8 +1,8 @@
 """The released losses of the consistency line, from our equality, solver, distance and weight: equal in value AND in
 gradient.
 
-Each release is written out here from its formulas, in its own letters, clock and network output, and shares no code with
-`flowcore`. Nothing but the parameters of one small network is common to both sides.
+Each release is written out here from its formulas, in its own letters, clock and network output, and shares no code
+with `flowcore`. Nothing but the parameters of one small network is common to both sides.
 """
 
 import equinox as eqx
@@ -270,8 +270,8 @@ def test_easy_consistency_tuning(r, c):
 # G(x, t, s) = (s/t) x + (1 - s/t) g(x, t, s), g preconditioned as a denoiser; their time t is sigma, s <= u < t.
 
 CTM_LEVELS = sigma_grid(18)
-I = jnp.arange(ROWS) % 14  # noqa: E741
-FROM, UPTO, TO = CTM_LEVELS[I], CTM_LEVELS[I + 3], CTM_LEVELS[jnp.minimum(I + 3 + jnp.arange(ROWS) % 5, 17)]
+FIRST = jnp.arange(ROWS) % 14
+FROM, UPTO, TO = CTM_LEVELS[FIRST], CTM_LEVELS[FIRST + 3], CTM_LEVELS[jnp.minimum(FIRST + 3 + jnp.arange(ROWS) % 5, 17)]
 
 
 def G(theta, x, t, s):
