@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -36,6 +38,13 @@ def test_a_method_costs_what_is_recorded(row):
 @pytest.mark.parametrize(("name", "settings", "passes"), SETTINGS, ids=[name for name, _, _ in SETTINGS])
 def test_another_setting_costs_what_is_recorded(name, settings, passes):
     assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=0.1)
+
+
+def test_a_teacher_is_asked_once_for_the_terms_of_one_draw():
+    """FACM costs 8; with draws of its own each term would ask the teacher itself: 9."""
+    terms = objective(method("FACM")).terms
+    apart = Objective(tuple(dataclasses.replace(term, draw=None) for term in terms))
+    assert cost.forward_passes(apart) == pytest.approx(9, abs=0.1)
 
 
 def test_a_differentiated_derivative_costs_more():

@@ -77,10 +77,10 @@ def test_away_from_the_exact_map_the_sides_differ(name):
 
 @rows
 def test_the_exact_map_is_stationary(name):
-    """No gradient at the exact map, beside that of an error of 1e-3 in V."""
+    """No gradient at the exact map, beside that of an error of 1e-2 in V."""
     exact = gaussian()
     there = jnp.linalg.norm(objective_gradient(name, disturbed(exact), exact))
-    near = jnp.linalg.norm(objective_gradient(name, disturbed(exact, offset=1e-3), exact))
+    near = jnp.linalg.norm(objective_gradient(name, disturbed(exact, offset=1e-2), exact))
     assert near > 1e-4
     assert there < 1e-9 * near
 
