@@ -109,7 +109,7 @@ def two_heun_steps(v):
     return RepeatedMap(HeunMap(v), 2)
 
 
-def ctm_terms(share=times.uniform, solver=two_heun_steps, diagonal=0.5, weight=10.0):
+def ctm_terms(share=times.uniform, solver=two_heun_steps, diagonal=0.5, weight=100.0):
     """Jumps compared at the data, after the teacher has gone a random `share` of the way to t; and denoising, in the
     first `diagonal` of the batch. `weight` stands for the balance of the two gradients that the release keeps."""
     law = times.split(times.ordered(), share)
