@@ -37,6 +37,7 @@ from flowcore.maps import EdmHeunMap
 from flowcore.maps import EndpointMap
 from flowcore.maps import HeunMap
 from flowcore.maps import OdeMap
+from flowcore.maps import RepeatedMap
 from flowcore.maps import TangentMap
 from flowcore.methods import METHODS
 from flowcore.methods import Method

@@ -19,7 +19,7 @@ from flowcore.losses.diagonal import flow_matching
 from flowcore.losses.distances import adaptive, directed, per_entry, squared
 from flowcore.losses.eulerian import ct, ctm, emd, esd, facm, mean_flow, soflow
 from flowcore.losses.lagrangian import lmd, lsd
-from flowcore.maps import TangentMap
+from flowcore.maps import HeunMap, RepeatedMap, TangentMap
 from flowcore.terms import Objective, Term, conditional, own, pretrained, taught
 
 
@@ -93,8 +93,9 @@ def psd_terms(diagonal=0.75, share=times.uniform):
     return self_distilled(psd, times.split(times.ordered(), share), diagonal)
 
 
-def ct_terms(levels=times.karras, steps=times.growing(), distance=squared):
-    """Consistency training on a grid of `steps` intervals between `levels`, its point below from the data."""
+def ct_terms(levels=times.even, steps=times.growing(last=32), distance=squared):
+    """Consistency training on a grid of `steps` intervals between `levels`, its point below from the data. The paper's
+    grid is Karras' and grows to 150 intervals, over a training a hundred times as long as those here."""
     return (Term(ct, times.neighbours(levels, steps), distance=distance),)
 
 
@@ -104,12 +105,23 @@ def cd_terms(levels=times.karras, steps=17, solver=TangentMap, distance=squared)
     return (Term(eqx.Partial(ct, solver=solver), law, velocity=taught, distance=distance),)
 
 
-def ctm_terms(step=0.05, solver=TangentMap, diagonal=0.5):
-    """Jumps compared at the data, after the teacher has gone the share `step` of the way to t; and denoising, for which
-    the release has a loss of its own weight."""
-    law = times.shrinking(times.ordered(), step)
-    jumps = Term(eqx.Partial(ctm, solver=solver), law, velocity=taught, share=1 - diagonal)
-    return (*grounded(diagonal), jumps)
+def two_heun_steps(v):
+    """The solver that replaces the release's, which takes a step per interval of its grid."""
+    return RepeatedMap(HeunMap(v), 2)
+
+
+def ctm_terms(share=times.uniform, solver=two_heun_steps, diagonal=0.5, weight=100.0):
+    """Jumps compared at the data, after the teacher has gone a random `share` of the way to t; and denoising, in the
+    first `diagonal` of the batch. `weight` stands for the balance of the two gradients that the release keeps."""
+    law = times.split(times.ordered(), share)
+    jumps = Term(
+        eqx.Partial(ctm, solver=solver),
+        law,
+        velocity=taught,
+        weight=lambda s, u, t: weight,
+        share=1 - diagonal,
+    )
+    return (*grounded(diagonal), jumps) if diagonal else (jumps,)
 
 
 def soflow_terms(law=None, step=times.exponential(1.0, 0.002), diagonal=0.5, velocity=conditional):

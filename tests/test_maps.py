@@ -15,6 +15,7 @@ from flowcore import (
     HeunMap,
     MixtureMap,
     OdeMap,
+    RepeatedMap,
     TangentMap,
 )
 from flowcore.calculus import along as derivative_along
@@ -33,6 +34,7 @@ def all_maps() -> dict[str, AbstractFlowMap]:
         "denoised": DenoisedMap(net),
         "tangent": TangentMap(gaussian().velocity),
         "heun": HeunMap(gaussian().velocity),
+        "repeated": RepeatedMap(TangentMap(gaussian().velocity), 3),
         "ode": OdeMap(gaussian().velocity, 1e-10),
         "gaussian": gaussian(),
         "mixture": MixtureMap(jnp.array([[1.0, 0.0], [-0.5, 0.8]]), 0.3, 1e-10),
