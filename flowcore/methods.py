@@ -121,14 +121,14 @@ def ctm_terms(share=times.uniform, solver=two_heun_steps, diagonal=0.5, weight=1
         weight=lambda s, u, t: weight,
         share=1 - diagonal,
     )
-    return (*grounded(diagonal), jumps) if diagonal else (jumps,)
+    return (*grounded(diagonal), jumps)
 
 
 def soflow_terms(law=None, step=times.exponential(1.0, 0.002), diagonal=0.5, velocity=conditional):
     """Flow matching and the finite-step equality, whose step shrinks to the share 0.002 of the jump."""
     law = times.shrinking(law or times.ordered(), step)
     jumps = Term(soflow, law, velocity=velocity, share=1 - diagonal)
-    return (*grounded(diagonal), jumps) if diagonal else (jumps,)
+    return (*grounded(diagonal), jumps)
 
 
 def facm_terms(marginal=times.arctan(), velocity=taught, anchor=1.0):
