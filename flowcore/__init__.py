@@ -44,6 +44,7 @@ from flowcore.maps import EndpointMap
 from flowcore.maps import Guided
 from flowcore.maps import HeunMap
 from flowcore.maps import OdeMap
+from flowcore.maps import RepeatedMap
 from flowcore.maps import TangentMap
 from flowcore.methods import METHODS
 from flowcore.methods import Method

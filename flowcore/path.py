@@ -32,8 +32,8 @@ def renoise(x: Point, s: Time, t: Time, eps: Point) -> Point:
     The data keep their share 1 - t and the noises add in variance, t^2 = ((1-t) s / (1-s))^2 + added^2; s < 1.
     """
     kept = (1 - t) / (1 - s)
-    # at t = s rounding may leave a negative variance
-    added = jnp.sqrt(jnp.maximum(jnp.asarray(t, x.dtype) ** 2 - (kept * s) ** 2, 0.0))
+    # the difference of squares in factors: at t = s it is 0, not rounding, whose square root is seen
+    added = jnp.sqrt(jnp.asarray((t - s) / (1 - s) * (t + kept * s), x.dtype))
     return kept * x + added * eps
 
 

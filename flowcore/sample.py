@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from flowcore.path import Point, edm_to_linear, linear_to_edm, renoise
+from flowcore.path import Point, renoise
 from flowcore.times import equal_steps
 
 Times = Float[Array, " times"]
@@ -50,9 +50,11 @@ def gamma(share: float) -> Callable:
     Reference: Kim et al. 2024, "Consistency Trajectory Models", algorithm 3 (their gamma is `share`).
     """
 
+    kept = (1 - share**2) ** 0.5
+
     def below(t):
-        _, sigma = linear_to_edm(jnp.zeros_like(t), t)
-        return edm_to_linear(jnp.zeros_like(t), jnp.sqrt(1 - share**2) * sigma)[1]
+        # sigma' / (1 + sigma') in t: at share 0 it is t itself, where through sigma and back it may be above t
+        return kept * t / (1 - t + kept * t)
 
     def sampler(model, x: Point, times: Times, key: PRNGKeyArray) -> Point:
         return stochastic(model, x, times, below, key)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 Marginal = Callable[..., Float[Array, " n"]]
 Law = Callable[..., tuple[Float[Array, " n"], ...]]
 Levels = Callable[..., Float[Array, " n"]]
-Curriculum = float | Callable[..., float | Array]
+Curriculum = float | int | Callable[..., float | Array]
 
 
 def uniform(key, n):
@@ -191,6 +191,22 @@ def shrinking(law: Law, share: Curriculum) -> Law:
     return three
 
 
+def tuned(marginal: Marginal, stage: Curriculum, base: float = 2.0, excess: float = 8.0) -> Law:
+    """(s, u, 0): u at the share max(0, 1 - base^-(stage + 1) n) of s in sigma, n = 1 + excess sigmoid(-sigma_s).
+
+    At stage 0 u = 0 below sigma = ln 7, where it is denoising; every stage (a curriculum) divides the step by `base`.
+    Reference: Geng et al. 2024, "Consistency Models Made Easy" (ECT), `t_to_r` of the release.
+    """
+
+    def law(key, n, progress):
+        s = marginal(key, n)
+        longest = 1 + excess * jax.nn.sigmoid(-s / (1 - s))
+        share = jnp.maximum(0.0, 1 - base ** -(now(stage, progress) + 1.0) * longest)
+        return s, share * s / (1 - s + share * s), jnp.zeros_like(s)
+
+    return law
+
+
 def neighbours(levels: Levels, steps: Curriculum, end: float = 0.0) -> Law:
     """(s, u, end): s uniform on the upper ends of the `steps` (a curriculum) intervals of a grid, u the point below it.
 
@@ -227,7 +243,7 @@ def karras(share, low: float = 0.002, high: float = 80.0, rho: float = 7.0):
 # --- curricula: progress in [0, 1] -> a number -----------------------------------------------------------------------
 
 
-def now(curriculum: Curriculum, progress) -> float | Array:
+def now(curriculum: Curriculum, progress) -> float | int | Array:
     """The curriculum's number at this progress; a plain number is a curriculum that never changes."""
     return curriculum(progress) if callable(curriculum) else curriculum
 

@@ -95,3 +95,42 @@ def same(a, b):
     """Bit for bit."""
     a, b = leaves(a), leaves(b)
     return len(a) == len(b) and all(bool(jnp.array_equal(x, y)) for x, y in zip(a, b, strict=True))
+
+
+# --- the official releases: both sides share the parameters theta of one small network, and no code -------------------
+
+
+def weights(seed):
+    """The parameters theta of a small network of a point of the plane and two times."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return {
+        "in": 0.7 * jax.random.normal(keys[0], (8, 4)),
+        "shift": 0.5 * jax.random.normal(keys[1], (8,)),
+        "out": 0.6 * jax.random.normal(keys[2], (2, 8)),
+    }
+
+
+LIVE, AVERAGED = weights(1), weights(2)  # the weights that are trained, and a slow copy of them as a target
+
+
+def network(theta, x, first, second):
+    return theta["out"] @ jnp.tanh(theta["in"] @ jnp.concatenate([x, jnp.stack([first, second])]) + theta["shift"])
+
+
+def value_and_slope(loss):
+    """A function of theta at the live weights: its value, and its gradient as one vector."""
+    value, slope = jax.jit(jax.value_and_grad(loss))(LIVE)
+    return value, jax.flatten_util.ravel_pytree(slope)[0]
+
+
+def assert_equal(ours, theirs):
+    """Two functions of theta, to 1e-12 of their size: value and gradient."""
+    (value, slope), (value_theirs, slope_theirs) = value_and_slope(ours), value_and_slope(theirs)
+    assert abs(value - value_theirs) < 1e-12 * abs(value_theirs)
+    assert jnp.linalg.norm(slope_theirs) > 1e-2
+    assert jnp.linalg.norm(slope - slope_theirs) < 1e-12 * jnp.linalg.norm(slope_theirs)
+
+
+def drawn_noise(key, index, rows):
+    """The noise that the term of this index draws for its rows, in `flowcore.terms`."""
+    return jax.random.normal(jax.random.split(jax.random.fold_in(key, index))[1], (rows, 2))

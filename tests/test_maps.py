@@ -10,13 +10,17 @@ from flowcore import (
     AbstractFlowMap,
     AverageVelocityMap,
     DenoisedMap,
+    EdmHeunMap,
     EndpointMap,
+    HeunMap,
     MixtureMap,
     OdeMap,
+    RepeatedMap,
     TangentMap,
 )
 from flowcore.calculus import along as derivative_along
 from flowcore.calculus import d_dt, difference_along, difference_dt
+from flowcore.sample import jump as steps_along
 
 X = jnp.array([0.7, -0.4])
 
@@ -29,6 +33,8 @@ def all_maps() -> dict[str, AbstractFlowMap]:
         "endpoint": EndpointMap(net),
         "denoised": DenoisedMap(net),
         "tangent": TangentMap(gaussian().velocity),
+        "heun": HeunMap(gaussian().velocity),
+        "repeated": RepeatedMap(TangentMap(gaussian().velocity), 3),
         "ode": OdeMap(gaussian().velocity, 1e-10),
         "gaussian": gaussian(),
         "mixture": MixtureMap(jnp.array([[1.0, 0.0], [-0.5, 0.8]]), 0.3, 1e-10),
@@ -139,3 +145,42 @@ def test_the_ode_map_runs_in_both_directions():
 def test_the_abstract_map_cannot_be_made():
     with pytest.raises(TypeError):
         AbstractFlowMap()
+
+
+def test_the_heun_map_is_the_trapezoid_rule():
+    v = gaussian().velocity
+    first = v(X, 0.9)
+    by_hand = X - 0.7 * (first + v(X - 0.7 * first, 0.2)) / 2
+    assert jnp.allclose(HeunMap(v)(X, 0.9, 0.2), by_hand, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("s", "t"), [(0.9, 0.2), (0.5, 0.002), (0.3, 0.0), (0.4, 0.4), (0.2, 0.7)])
+def test_the_edm_heun_map_is_heun_written_in_sigma(s, t):
+    """On y = x / (1 - s) = x0 + sigma eps, whose velocity dy/dsigma is the noise x + (1 - s) v."""
+    v = gaussian().velocity
+    sigma, sigma_t = s / (1 - s), t / (1 - t)
+
+    def slope(y, sigma):
+        level = sigma / (1 + sigma)
+        x = y / (1 + sigma)
+        return x + (1 - level) * v(x, level)
+
+    y = X / (1 - s)
+    first = slope(y, sigma)
+    second = slope(y + (sigma_t - sigma) * first, sigma_t)
+    y = y + (sigma_t - sigma) * (first + second) / 2
+    assert jnp.allclose(EdmHeunMap(v)(X, s, t), (1 - t) * y, rtol=1e-13)
+    assert jnp.array_equal(EdmHeunMap(v).velocity(X, t), v(X, t))
+
+
+@pytest.mark.parametrize(("solver", "order"), [(TangentMap, 1), (HeunMap, 2), (EdmHeunMap, 2)])
+def test_the_order_of_a_solver(solver, order):
+    """Twice as many equal steps from .9 to 0 divide the error by 2^order."""
+    exact = gaussian()
+    step = solver(exact.velocity)
+
+    def error(n):
+        return jnp.linalg.norm(steps_along(step, X, jnp.linspace(0.9, 0.0, n + 1)) - exact(X, 0.9, 0.0))
+
+    assert error(128) / error(256) == pytest.approx(2**order, rel=0.05)
+    assert error(256) < 1e-2 ** (order / 1.0)

@@ -102,9 +102,9 @@ def test_a_term_is_the_mean_over_the_rows_of_the_weighted_distance():
     assert loss(term, x0) == pytest.approx(7 * (5 + 25) / 2)
 
 
-def test_the_weight_is_given_the_first_and_the_last_time():
-    term = Term(first, steadily, distance=lambda left, right: jnp.asarray(1.0), weight=lambda s, t: s - t)
-    assert loss(term) == pytest.approx(0.55)
+def test_the_weight_is_given_all_times():
+    term = Term(first, steadily, distance=lambda a, b: jnp.asarray(1.0), weight=lambda s, u, t: s - t + 10 * u)
+    assert loss(term) == pytest.approx(5.55)
 
 
 def test_the_equality_is_given_every_time_and_the_point_at_the_first():
@@ -216,3 +216,46 @@ def test_two_terms_of_one_equality_are_both_logged():
     terms = (Term(first, at_the_data, share=0.5), Term(first, times.ordered(), share=0.5))
     _, means = Objective(terms)(None, jnp.ones((4, 2)), target=None, key=KEY)
     assert len(means) == 2
+
+
+def reading(noise_of, draws):
+    """What two terms of these draws see: their mean losses, for a distance that is the noise or the source time."""
+    terms = tuple(
+        Term(equality, times.diagonal(), distance=noise_of, draw=draw)
+        for equality, draw in zip((noise, source), draws, strict=True)
+    )
+    _, means = Objective(terms)(None, jnp.zeros((4, 2)), target=None, key=KEY)
+    return means["noise"], means["source"]
+
+
+def noise(model, x, s, t, *, v, target):
+    return v(x, s), s
+
+
+def source(model, x, s, t, *, v, target):
+    return v(x, s), s
+
+
+@pytest.mark.parametrize("read", [lambda eps, s: eps[0], lambda eps, s: s], ids=["noise", "times"])
+def test_terms_of_one_draw_see_the_same_noise_and_times(read):
+    first, second = reading(read, (3, 3))
+    assert first == second
+    for draws in [(None, None), (0, 1), (1, None), (5, None)]:
+        first, second = reading(read, draws)
+        # a draw of 1 is that of the term in second place, so (1, None) is one draw again
+        assert (first == second) == (draws == (1, None))
+
+
+def test_on_one_draw_a_law_to_the_data_shares_its_source_with_the_diagonal():
+    """As FACM's two terms do: one marginal, one draw, so the teacher is asked once for both."""
+    marginal = times.arctan()
+    terms = (
+        Term(noise, times.diagonal(marginal), distance=lambda eps, s: s, draw=0),
+        Term(source, times.to_data(marginal), distance=lambda eps, s: s, draw=0),
+    )
+    _, means = Objective(terms)(None, jnp.zeros((4, 2)), target=None, key=KEY)
+    assert means["noise"] == means["source"]
+
+
+def test_a_bound_equality_is_named_after_what_it_binds():
+    assert Term(eqx.Partial(mean_flow, solver=None), times.ordered()).name == "mean_flow"

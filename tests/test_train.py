@@ -132,6 +132,38 @@ def test_the_averages_follow_their_recursion():
         assert np.allclose(state.target.w, target, rtol=1e-12)
 
 
+def slower(progress):
+    """A decay that depends on the progress."""
+    return 0.5 + 0.4 * progress
+
+
+def test_a_targets_decay_may_be_a_curriculum():
+    """target <- d target + (1 - d) model with d of the progress of that step."""
+    sgd = optax.sgd(0.1)
+    yielded = run(begin_weight(sgd, target_decay=slower), pull, optimiser=sgd, steps=6, chunk=1, target_decay=slower)
+    target = np.zeros(2)
+    for step, (state, _) in enumerate(yielded):
+        decay = 0.5 + 0.4 * step / 6
+        target = decay * target + (1 - decay) * -0.1 * (step + 1) * np.array([3.0, 4.0])
+        assert np.allclose(state.target.w, target, rtol=1e-12)
+
+
+def test_a_run_with_a_curriculum_resumes_bit_for_bit():
+    sgd = optax.sgd(0.1)
+    begun = begin_weight(sgd, target_decay=slower)
+    whole = run(begun, pull, optimiser=sgd, steps=6, chunk=2, target_decay=slower)
+    resumed = run(whole[0][0], pull, optimiser=sgd, steps=6, chunk=1, target_decay=slower)
+    assert same(resumed[-1][0], whole[-1][0])
+    assert np.array_equal(joined(resumed, "lag"), joined(whole, "lag")[2:])
+
+
+@pytest.mark.parametrize(("begun", "asked"), [(0.0, slower), (slower, 0.0), (0.0, 0.9)])
+def test_the_target_must_be_asked_for_from_the_start(begun, asked):
+    sgd = optax.sgd(0.1)
+    with pytest.raises(ValueError, match="give both the same"):
+        run(begin_weight(sgd, target_decay=begun), pull, optimiser=sgd, steps=2, target_decay=asked)
+
+
 def test_the_target_is_the_live_model_unless_an_average_is_asked_for():
     sgd = optax.sgd(0.1)
     live = run(begin_weight(sgd), pull, optimiser=sgd, steps=4)

@@ -18,8 +18,7 @@ from flowcore import (
     conditional,
     flow_matching,
     mean_flow,
-    method,
-    objective,
+    methods,
     squared,
     taught,
     times,
@@ -212,9 +211,17 @@ def test_on_the_diagonal_ayf_emd_is_flow_matching_of_bounded_gradient():
 
 def test_the_warmup_reaches_the_equality_with_the_progress():
     model, x0 = AverageVelocityMap(small_net()), jnp.ones((8, 2))
-    loss = objective(method("AYF-EMD"))
+    loss = Objective(methods.ayf_emd_terms())
 
     def value(progress):
         return loss(model, x0, target=model, teacher=gaussian(), progress=progress, key=jax.random.key(0))[0]
 
     assert value(0.0) != value(0.1) != value(0.2) == value(1.0)
+
+
+def test_a_warmup_that_stops_short_of_one_leaves_a_pull_at_the_exact_map():
+    """r = 0.99, where the paper's ends: what is left is 1 % of (t - s) dV/ds, and normalising magnifies it."""
+    exact, x = gaussian(), jnp.array([0.4, -1.1])
+    for warmup, least, most in [(1.0, 0.0, 1e-12), (0.99, 1e-3, 1.0)]:
+        left, right = ayf_emd(disturbed(exact), x, 0.9, 0.1, v=exact.velocity, target=None, warmup=warmup)
+        assert least <= jnp.linalg.norm(right - left) < most

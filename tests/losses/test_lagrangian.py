@@ -18,14 +18,13 @@ from flowcore import (
     free_flow_auxiliary,
     lmd,
     lsd,
-    method,
+    methods,
     own,
     pid,
     squared,
     taught,
     times,
 )
-from flowcore import objective as default_objective
 from flowcore.calculus import d_dt
 from flowcore.cost import frozen
 
@@ -236,11 +235,11 @@ def test_pid_is_stationary_at_the_exact_map_to_first_order_in_its_step():
     assert size(2e-4) / size(1e-4) == pytest.approx(2, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["FreeFlow", "PID"])
-def test_methods_without_data_never_touch_it(name):
+@pytest.mark.parametrize("terms", [methods.free_flow_terms, methods.pid_terms])
+def test_methods_without_data_never_touch_it(terms):
     """Data of NaN give the same loss and the same gradient as data that are any good."""
     net, teacher = AverageVelocityMap(small_net()), gaussian()
-    model, loss = Accompanied(net, AverageVelocityMap(small_net(1))), default_objective(method(name))
+    model, loss = Accompanied(net, AverageVelocityMap(small_net(1))), Objective(terms())
 
     def slope_on(x0):
         return gradient(lambda m: loss(m, x0, target=frozen(model), teacher=teacher, key=jax.random.key(2))[0], model)
@@ -250,7 +249,7 @@ def test_methods_without_data_never_touch_it(name):
 
 
 def test_with_data_the_test_above_would_fail():
-    model, loss = AverageVelocityMap(small_net()), default_objective(method("AYF-LMD"))
+    model, loss = AverageVelocityMap(small_net()), Objective(methods.ayf_lmd_terms())
     x0 = jnp.full_like(X0, jnp.nan)
     found = gradient(lambda m: loss(m, x0, target=model, teacher=gaussian(), key=jax.random.key(2))[0], model)
     assert not jnp.any(jnp.isfinite(found))
@@ -282,7 +281,7 @@ def test_the_companion_learns_the_velocity_of_the_maps_samples():
     """At a companion that knows it, the mean gradient is zero; here the map is exact, so its samples are the data."""
     exact = gaussian()
     model = Accompanied(exact, disturbed(exact))
-    (_, _, follow) = method("FreeFlow").terms()
+    (_, _, follow) = methods.free_flow_terms()
 
     def one(key):
         return gradient(lambda m: follow(m, X0[:8], target=frozen(model), teacher=exact, progress=0.0, key=key), model)

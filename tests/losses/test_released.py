@@ -12,36 +12,11 @@ import jax.flatten_util
 import jax.numpy as jnp
 import pytest
 from jax.lax import stop_gradient
+from problems import AVERAGED, LIVE, assert_equal, drawn_noise, network
 
 from flowcore import AverageVelocityMap, Objective, emd, esd, lmd, lsd, method, objective, psd, squared
 
 ROWS, DIAGONAL = 16, 12  # rows of a batch, and those of them on the diagonal: 75 %
-
-
-def weights(seed):
-    """The parameters theta of a small network of a point of the plane and two times."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return {
-        "in": 0.7 * jax.random.normal(keys[0], (8, 4)),
-        "shift": 0.5 * jax.random.normal(keys[1], (8,)),
-        "out": 0.6 * jax.random.normal(keys[2], (2, 8)),
-    }
-
-
-LIVE, AVERAGED = weights(1), weights(2)  # the weights that are trained, and a slow copy of them as a target
-
-
-def network(theta, x, first, second):
-    return theta["out"] @ jnp.tanh(theta["in"] @ jnp.concatenate([x, jnp.stack([first, second])]) + theta["shift"])
-
-
-def assert_equal(ours, theirs):
-    """Two functions of theta, to 1e-12 of their size: value and gradient."""
-    (value, slope), (value_theirs, slope_theirs) = (jax.jit(jax.value_and_grad(loss))(LIVE) for loss in (ours, theirs))
-    flat, flat_theirs = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (slope, slope_theirs))
-    assert abs(value - value_theirs) < 1e-12 * abs(value_theirs)
-    assert jnp.linalg.norm(flat_theirs) > 1e-2
-    assert jnp.linalg.norm(flat - flat_theirs) < 1e-12 * jnp.linalg.norm(flat_theirs)
 
 
 # --- LSD, PSD, ESD: the flow-maps release of "How to build a consistency model" --------------------------------------
@@ -172,11 +147,6 @@ def test_the_stop_gradients_of_one_residual_have_one_value_and_three_gradients()
         (value, slope), (other, slope_other) = found[pair[0]], found[pair[1]]
         assert abs(value - other) < 1e-12
         assert jnp.linalg.norm(slope - slope_other) > 1e-2 * jnp.linalg.norm(slope)
-
-
-def drawn_noise(key, index, rows):
-    """The noise that the term of this index draws for its rows, in `flowcore.terms`."""
-    return jax.random.normal(jax.random.split(jax.random.fold_in(key, index))[1], (rows, 2))
 
 
 def released_batch(residual, theta, teacher, data, noise, s_diagonal, s, t, h):
