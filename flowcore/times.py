@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 Marginal = Callable[..., Float[Array, " n"]]
 Law = Callable[..., tuple[Float[Array, " n"], ...]]
 Levels = Callable[..., Float[Array, " n"]]
-Curriculum = float | int | Callable[..., float | Array]
+Curriculum = float | int | Array | Callable[..., float | Array]
 
 
 def uniform(key, n):
