@@ -35,7 +35,7 @@ def test_a_method_costs_what_is_recorded(row):
 
 @pytest.mark.parametrize(("name", "settings", "passes"), SETTINGS, ids=[name for name, _, _ in SETTINGS])
 def test_another_setting_costs_what_is_recorded(name, settings, passes):
-    assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=0.1)
+    assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=0.2)
 
 
 # not rows yet: where two parts of a loss share a forward pass, it is one
