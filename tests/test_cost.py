@@ -17,9 +17,9 @@ COUNTED = {
 # the rows' other settings that the survey or a release counts
 SETTINGS = [
     ("CD", {"solver": EdmHeunMap}, 6),  # as released: the teacher is asked twice
-    ("CTM", {"diagonal": 0, "solver": TangentMap}, 8),  # not 7: the gradient comes back through the outer jump
-    ("SoFlow", {"diagonal": 0}, 4),  # as released for CIFAR-10: consistency training with two times
-    ("FACM", {"anchor": 0}, 5),
+    ("CTM", {"diagonal": 0.0, "solver": TangentMap}, 8),  # not 7: the gradient comes back through the outer jump
+    ("SoFlow", {"diagonal": 0.0}, 4),  # as released for CIFAR-10: consistency training with two times
+    ("FACM", {"anchor": 0.0}, 5),
 ]
 
 
