@@ -29,14 +29,16 @@ def test_flow_matching_costs_three_forward_passes():
 
 @pytest.mark.parametrize("row", [row for row in METHODS if row.here], ids=lambda row: row.name)
 def test_a_method_costs_what_is_recorded(row):
-    # activations and solvers are up to 0.18 off; a missing or extra pass would be 1
-    assert cost.forward_passes(objective(row)) == pytest.approx(COUNTED.get(row.name, row.cost), abs=0.2)
+    # activations add up to 0.13 where a JVP is differentiated; a missing or extra pass would add 1
+    off = 0.2 if row.name == "CTM" else 0.15  # 13.82: see its jumps alone, below
+    assert cost.forward_passes(objective(row)) == pytest.approx(COUNTED.get(row.name, row.cost), abs=off)
 
 
 @pytest.mark.parametrize(("name", "settings", "passes"), SETTINGS, ids=[name for name, _, _ in SETTINGS])
 def test_another_setting_costs_what_is_recorded(name, settings, passes):
     # CTM: 7.84, as its outer jumps share what they are told of the time (1/13 of a pass) and pass it no gradient
-    assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=0.2)
+    off = 0.2 if name == "CTM" else 0.1
+    assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=off)
 
 
 # not rows yet: where two parts of a loss share a forward pass, it is one
@@ -46,7 +48,7 @@ BUILT += [(methods.free_flow_terms, 12), (methods.pid_terms, 7)]
 
 @pytest.mark.parametrize(("terms", "passes"), BUILT, ids=[terms.__name__ for terms, _ in BUILT])
 def test_distillation_at_scale_costs_what_is_recorded(terms, passes):
-    assert cost.forward_passes(Objective(terms())) == pytest.approx(passes, abs=0.2)
+    assert cost.forward_passes(Objective(terms())) == pytest.approx(passes, abs=0.15)
 
 
 def test_a_teacher_is_asked_once_for_the_terms_of_one_draw():
