@@ -41,6 +41,7 @@ from flowcore.maps import AverageVelocityMap
 from flowcore.maps import DenoisedMap
 from flowcore.maps import EdmHeunMap
 from flowcore.maps import EndpointMap
+from flowcore.maps import Given
 from flowcore.maps import Guided
 from flowcore.maps import HeunMap
 from flowcore.maps import OdeMap

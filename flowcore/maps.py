@@ -39,17 +39,34 @@ class AbstractFlowMap(eqx.Module):
         """E[x0 | x_t = x] = x - t v(x, t)."""
         return x - t * self.velocity(x, t)
 
+    def given(self, condition) -> "AbstractFlowMap":
+        """The flow map under that condition."""
+        return Given(self, condition)
+
 
 class AverageVelocityMap(AbstractFlowMap):
-    """The network predicts V. Reference: Geng et al. 2025, eq. 3; Boffi et al. 2025, eq. 9."""
+    """The network predicts V, maybe under a condition. Reference: Geng et al. 2025, eq. 3; Boffi et al. 2025, eq. 9."""
 
     net: Callable
 
+    def average_velocity(self, x, s, t, *condition):
+        return self.net(x, s, t, *condition)
+
+    def velocity(self, x, t, *condition):
+        return self.net(x, t, t, *condition)
+
+
+class Given(AbstractFlowMap):
+    """A map that takes a condition after its times, bound to one: made by `map.given(condition)`."""
+
+    map: AbstractFlowMap
+    condition: Any
+
     def average_velocity(self, x, s, t):
-        return self.net(x, s, t)
+        return self.map.average_velocity(x, s, t, self.condition)
 
     def velocity(self, x, t):
-        return self.net(x, t, t)
+        return self.map.velocity(x, t, self.condition)
 
 
 class EndpointMap(AbstractFlowMap):
@@ -188,13 +205,17 @@ class Guided(AbstractFlowMap):
     """A teacher pushed away from a weaker one: v = v_weak + scale (v_strong - v_weak), its map by an ODE solve.
 
     With an unconditional model as the weak one this is classifier-free guidance, with an undertrained one autoguidance.
+    Its condition is the scale: `guided.given(2.0)` is the same teacher at scale 2.
     Reference: Ho & Salimans 2022; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3.
     """
 
     strong: AbstractFlowMap
     weak: AbstractFlowMap
-    scale: Time
+    scale: Time = 1.0
     tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def given(self, condition):
+        return Guided(self.strong, self.weak, condition, self.tolerance)
 
     def average_velocity(self, x, s, t):
         return OdeMap(self.velocity, self.tolerance).average_velocity(x, s, t)

@@ -223,9 +223,11 @@ DISTILL, SELF, MARGINAL = "distillation", "self-distillation", "marginal from co
 METHODS: tuple[Method, ...] = (
     Method("LMD", "Lagrangian Map Distillation", "flow_map_matching", L, DISTILL, "V", "JVP, no SG", 9, lmd_terms),
     Method("LSD", "Lagrangian Self-distillation", "self_distillation", L, SELF, "V", "SG on target", 10, lsd_terms),
-    Method("AYF-LMD", "Align Your Flow (LMD)", "align_your_flow", L, DISTILL, "V", "SG on JVP", 6),
-    Method("TVM", "Terminal Velocity Matching", "terminal_velocity_matching", L, SELF, "V", "SG on target", 10),
-    Method("FreeFlow", "FreeFlow", "free_flow", L, DISTILL, "V", "s=1 only, SG on FD + aux", 12),
+    Method("AYF-LMD", "Align Your Flow (LMD)", "align_your_flow", L, DISTILL, "V", "SG on JVP", 6, ayf_lmd_terms),
+    Method(
+        "TVM", "Terminal Velocity Matching", "terminal_velocity_matching", L, SELF, "V", "SG on target", 10, tvm_terms
+    ),
+    Method("FreeFlow", "FreeFlow", "free_flow", L, DISTILL, "V", "s=1 only, SG on FD + aux", 12, free_flow_terms),
     Method(
         "PID",
         "Physics Informed Distillation",
@@ -235,6 +237,7 @@ METHODS: tuple[Method, ...] = (
         "F",
         "s=1 only, FD, SG on target",
         7,
+        pid_terms,
     ),
     Method("CT", "Consistency Training", "consistency_models", E, SELF, "F", "t=0 only", 4, ct_terms),
     Method("CD", "Consistency Distillation", "consistency_models", E, DISTILL, "F", "t=0 only", 5, cd_terms),
@@ -251,7 +254,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("EMD", "Eulerian Map Distillation", "flow_map_matching", E, DISTILL, "V", "JVP, no SG", 7, emd_terms),
     Method("ESD", "Eulerian Self-distillation", "self_distillation", E, SELF, "V", "SG on spatial JVP", 10, esd_terms),
-    Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6),
+    Method("AYF-EMD", "Align Your Flow (EMD)", "align_your_flow", E, DISTILL, "V", "SG on JVP", 6, ayf_emd_terms),
     Method("SoFlow", "SoFlow", "soflow", E, SELF, "V", "SG on FD", 7, soflow_terms),
     Method(
         "FACM",

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,6 +20,7 @@ from flowcore.maps import AbstractFlowMap, OdeMap
 from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
+ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noise only is measured too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,18 @@ class Task:
         found |= {f"energy_distance_{n}": metrics.energy_distance(samples[n], self.real) for n in FEW if n > 1}
         return found | self.measure_images(samples)
 
+    def measure_from_noise(self, model) -> dict[str, float]:
+        """What `measure` is for a map that was learned at s = 1 only: it makes one jump, but to every t."""
+        made = generate(model, self.noise, 1)
+        found = {"endpoint_error_1": metrics.endpoint_error(made, self.endpoints)}
+        found["energy_distance"] = metrics.energy_distance(made, self.real)
+        found |= {f"path_error_{round(100 * t)}": self.path_error(model, t) for t in ON_THE_WAY}
+        return found | self.measure_images({1: made})
+
+    def path_error(self, model, t: float) -> float:
+        """RMS distance of the model's jump from the noise to time t to the reference's."""
+        return metrics.endpoint_error(*(carried(flow_map, self.noise, t) for flow_map in (model, self.reference)))
+
     def measure_images(self, samples: dict[int, Float[Array, "n ..."]]) -> dict[str, float]:
         """What only images have: nothing without a classifier."""
         if self.classifier is None:
@@ -83,6 +97,12 @@ class Task:
         """Frechet distance of the images to the real ones, in the classifier's features."""
         features = jax.vmap(self.classifier.features)
         return metrics.frechet_distance(features(images), features(self.real))
+
+
+@eqx.filter_jit
+def carried(flow_map, noise: Float[Array, "n ..."], t: float) -> Float[Array, "n ..."]:
+    """F(noise, 1, t) of every row."""
+    return jax.vmap(lambda x: flow_map(x, 1.0, t))(noise)
 
 
 def mixture(progress: Callable = iter, count: int = 4096) -> Task:

@@ -28,6 +28,7 @@ CODE = (  # what decides the weights
     methods.flow_matching_terms,
     nets.ResidualMLP,
     nets.source_and_gap,
+    nets.announced,
     nets.waves,
     path.interpolate,
     path.conditional_velocity,

@@ -13,17 +13,10 @@ from flowcore import METHODS, Accompanied, AverageVelocityMap, Objective, Term, 
 from flowcore.cost import frozen
 from flowcore.terms import Hand
 
-# those that are not rows yet, because a row has a notebook, obey it too: AYF-EMD after its warm-up, which regularises,
-# and PID on a grid so fine that its chord is a slope
-BUILT = {
-    "flow matching": methods.flow_matching_terms,
-    "AYF-LMD": methods.ayf_lmd_terms,
-    "AYF-EMD": lambda: methods.ayf_emd_terms(warmup=1.0),
-    "TVM": methods.tvm_terms,
-    "FreeFlow": methods.free_flow_terms,
-    "PID": lambda: methods.pid_terms(steps=10**6),
-}
-HERE = BUILT | {row.name: row.terms for row in METHODS if row.here}
+# the denoiser is no row but obeys it too; AYF-EMD is asked after its warm-up, which regularises, and PID on a grid so
+# fine that its chord is a slope
+HERE = {"flow matching": methods.flow_matching_terms} | {row.name: row.terms for row in METHODS if row.here}
+HERE |= {"AYF-EMD": lambda: methods.ayf_emd_terms(warmup=1.0), "PID": lambda: methods.pid_terms(steps=10**6)}
 CHORD = {"PID": 1e-4}  # how far its sides stay apart at the exact map
 MARGINAL = ["flow matching"] + [row.name for row in METHODS if row.here and row.setting == methods.MARGINAL]
 

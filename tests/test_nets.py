@@ -57,6 +57,21 @@ def test_a_clock_that_tells_only_the_gap_is_blind_to_the_source_time():
     assert jnp.max(jnp.abs(by_source + by_target)) < 1e-12
 
 
+@pytest.mark.parametrize("make", [ResidualMLP, DiT])
+def test_a_condition_is_told_beside_the_times(make):
+    size, x = ((2, POINT), ((4, 6, 3), IMAGE))[make is DiT]
+    net = lively(make(size, conditions=2, width=16, key=jax.random.key(0)))
+    once, again, other = (net(x, 0.9, 0.2, jnp.array(condition)) for condition in ((1.0, 2.0), (1.0, 2.0), (1.0, 2.5)))
+    assert jnp.array_equal(once, again)
+    assert jnp.max(jnp.abs(once - other)) > 1e-3
+
+
+def test_a_net_without_conditions_is_the_same_net():
+    """What was recorded before there were any still holds."""
+    plain, none = (ResidualMLP(2, 16, 2, key=jax.random.key(0), **k) for k in ({}, {"conditions": 0}))
+    assert eqx.tree_equal(plain, none)
+
+
 @every
 def test_it_has_a_jvp(name):
     net, x = lively(NETS[name][0]), NETS[name][1]

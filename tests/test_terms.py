@@ -1,12 +1,16 @@
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from problems import disturbed, gaussian, gradient, small_net
+from problems import disturbed, gaussian, gradient, lively, small_net
 
 from flowcore import (
     AverageVelocityMap,
+    Guided,
     Objective,
+    TangentMap,
     Term,
     adaptive,
     conditional,
@@ -17,6 +21,7 @@ from flowcore import (
     taught,
     times,
 )
+from flowcore.nets import ResidualMLP
 
 KEY = jax.random.key(0)
 LAWS = {
@@ -259,3 +264,24 @@ def test_on_one_draw_a_law_to_the_data_shares_its_source_with_the_diagonal():
 
 def test_a_bound_equality_is_named_after_what_it_binds():
     assert Term(eqx.Partial(mean_flow, solver=None), times.ordered()).name == "mean_flow"
+
+
+def test_a_condition_is_drawn_per_row_and_binds_model_target_and_teacher():
+    """An equality that compares the three at the term's own draw: the student's scale is its teacher's."""
+    model = AverageVelocityMap(lively(ResidualMLP(2, 16, 1, conditions=1, key=jax.random.key(3))))
+    teacher = Guided(gaussian(), TangentMap(lambda x, t: 0.5 * x))
+    seen = []
+
+    def compared(model, x, s, t, *, v, target):
+        seen.extend([model.condition, target.condition])
+        scale = target.condition
+        return model.velocity(x, s), target.map.velocity(x, s, scale) + v(x, s) - teacher.given(scale).velocity(x, s)
+
+    term = Term(compared, times.diagonal(), velocity=taught, condition=lambda key: jax.random.uniform(key, minval=1.0))
+    assert loss(term, model=model, teacher=teacher) < 1e-20
+    assert seen[0] is seen[1]
+
+    reads = Term(lambda model, x, *times, v, target: (jnp.stack([model.condition] * 2), jnp.zeros(2)), times.diagonal())
+    draw = dataclasses.replace(reads, condition=jax.random.uniform, distance=lambda left, right: left[0] ** 2)
+    mean_square = loss(draw, jnp.ones((4000, 2)), model=model, teacher=teacher)
+    assert mean_square == pytest.approx(1 / 3, abs=0.02)  # 4,000 draws: not one for the whole batch
