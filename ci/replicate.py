@@ -9,6 +9,7 @@ Exit codes: 0 all well, 1 a notebook failed or the table is out of date, 2 a wro
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import re
@@ -338,7 +339,9 @@ def volatile(output: nbformat.NotebookNode) -> bool:
 
 
 def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> int:
-    """Both files are replaced at the very end: an interrupted or failing recording leaves the old ones as they were."""
+    """Both files are replaced at the very end: an interrupted or failing recording leaves the old ones as they were.
+    The seeds that it had finished are kept, and used by the next recording of the very same notebook, parameters and
+    flowcore."""
     (paper,) = tree.choose([paper])
     if seeds < 3:
         raise BadInput(f"a band needs at least 3 seeds, not {seeds}")
@@ -352,8 +355,10 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
         raise BadInput(f"{paper}: preset {preset} lacks {names}")
 
     work = tree.build / "record" / f"{paper}.{preset}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if not finished(work / "recipe", recipe(tree.notebook(paper), parameters)):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        (work / "recipe").write_text(recipe(tree.notebook(paper), parameters))
     old = record.read(tree.record(paper))
     blank = {name: {"parameters": entry["parameters"]} for name, entry in old["presets"].items()}
     record.write(work / f"{paper}.json", old | {"presets": blank | {preset: {"parameters": parameters}}})
@@ -370,13 +375,28 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
     return 0
 
 
+def recipe(notebook: Path, parameters: dict[str, object]) -> str:
+    """A hash of what a recorded number depends on: the notebook's code, its parameters and flowcore."""
+    content = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    content.update("\n".join(cell.source for cell in code_cells(load(notebook))).encode())
+    for path in sorted(Path(record.__file__).parent.rglob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def finished(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
 def measure(notebook: Path, parameters: dict[str, object], seeds: int, jobs: int, work: Path) -> list[dict]:
-    """What each seed measured. Raises NotebookFailed."""
+    """What each seed measured, now or in a recording that did not come to its end. Raises NotebookFailed."""
     label = f"{notebook.stem} seed"
     outputs = [work / f"seed_{seed}.ipynb" for seed in range(seeds)]
     runs = [Run(notebook, out, parameters | {"seed": i}, work, f"{label} {i}") for i, out in enumerate(outputs)]
-    results = []
-    for task, failed in zip(runs, execute(runs, jobs), strict=True):
+    new = [task for task in runs if not (task.output.exists() and failure(load(task.output)) is None)]
+    failures, results = execute(new, jobs), []
+    for task in runs:
+        failed = next(failures) if task in new else None
         if failed:
             raise NotebookFailed(f"{task.label}: {failed}; see {task.output}")
         results.append(fresh(load(task.output), task.label))

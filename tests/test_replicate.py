@@ -266,6 +266,28 @@ def test_an_interrupted_recording_leaves_both_files_as_they_were(recorded, numbe
     assert contents(recorded) == before
 
 
+def test_a_recording_goes_on_with_the_seeds_that_had_finished(recorded):
+    """It fails at seed 2 until that is mended from outside; seeds 0 and 1 are run once. After an edit all are run."""
+    count = "\nfrom pathlib import Path\nran = Path.cwd().parents[2] / 'ran'"
+    count += "\nran.write_text((ran.read_text() if ran.exists() else '') + str(seed))"
+    mended = "\nassert seed < 2 or (ran.parent / 'mended').exists()"
+    path = recorded / "replications" / "paper.ipynb"
+    nbformat.write(notebook(train=TRAIN + count + mended), path)
+    assert replicate.main(["record", "paper", "--preset", "other", "--seeds", "3"], recorded) == 1
+    (recorded / "mended").touch()
+    assert replicate.main(["record", "paper", "--preset", "other", "--seeds", "3"], recorded) == 0
+    assert (recorded / "ran").read_text() == "0122"
+    found = record.read(recorded / "replications" / "paper.json")["presets"]["other"]["metrics"]["endpoint_error_1"]
+    assert found["seeds"] == pytest.approx([1.025, 1.026, 1.027])
+
+    (recorded / "mended").unlink()
+    assert replicate.main(["record", "paper", "--preset", "other", "--seeds", "3"], recorded) == 1
+    nbformat.write(notebook(train=TRAIN + count + "\nerror += 1"), path)
+    (recorded / "ran").unlink()
+    assert replicate.main(["record", "paper", "--preset", "other", "--seeds", "3"], recorded) == 0
+    assert (recorded / "ran").read_text() == "012"
+
+
 def start(root, *arguments):
     """The command as the shell starts it, in a tree of its own."""
     shutil.copytree(CI, root / "ci")
