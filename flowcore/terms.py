@@ -96,10 +96,10 @@ class Term(eqx.Module):
     """One equality asked for at random times; see the module docstring. `share` is the part of the batch it gets.
 
     `start` makes the point that the equality is asked for at, and `extra` its keyword arguments beyond `v` and
-    `target`, each from the row's hand. `condition(key)` draws what model, target and teacher are all asked under (the
-    scale of guidance). `weight` is given all the times of the row. Terms of one `draw` see the same
-    noise, and the same source times where their laws share a marginal (so that what they have in common is computed
-    once); without one a term draws its own.
+    `target`, each from the row's hand; so does `condition` what model, target and teacher are all asked under, e.g. a
+    scale of guidance. `weight` is given all the times of the row. Terms of one `draw` see the same noise, and the same
+    source times where their laws share a marginal (so that what they have in common is computed once); without one a
+    term draws its own.
     """
 
     equality: Callable
@@ -135,7 +135,7 @@ class Term(eqx.Module):
         """Both sides of the equality, for one row."""
         if self.condition is not None:
             key, own_key = jax.random.split(hand.key)
-            condition = self.condition(own_key)
+            condition = self.condition(hand._replace(key=own_key))
             model, target = model.given(condition), hand.target.given(condition)
             teacher = None if hand.teacher is None else hand.teacher.given(condition)
             hand = hand._replace(target=target, teacher=teacher, key=key)

@@ -1,4 +1,3 @@
-import dataclasses
 
 import equinox as eqx
 import jax
@@ -272,16 +271,22 @@ def test_a_condition_is_drawn_per_row_and_binds_model_target_and_teacher():
     teacher = Guided(gaussian(), TangentMap(lambda x, t: 0.5 * x))
     seen = []
 
+    def uniform_from_one(hand):
+        return jax.random.uniform(hand.key, minval=1.0, maxval=3.0)
+
     def compared(model, x, s, t, *, v, target):
         seen.extend([model.condition, target.condition])
         scale = target.condition
         return model.velocity(x, s), target.map.velocity(x, s, scale) + v(x, s) - teacher.given(scale).velocity(x, s)
 
-    term = Term(compared, times.diagonal(), velocity=taught, condition=lambda key: jax.random.uniform(key, minval=1.0))
+    term = Term(compared, times.diagonal(), velocity=taught, condition=uniform_from_one)
     assert loss(term, model=model, teacher=teacher) < 1e-20
     assert seen[0] is seen[1]
 
-    reads = Term(lambda model, x, *times, v, target: (jnp.stack([model.condition] * 2), jnp.zeros(2)), times.diagonal())
-    draw = dataclasses.replace(reads, condition=jax.random.uniform, distance=lambda left, right: left[0] ** 2)
+    def read(model, x, s, t, *, v, target):
+        return model.condition, jnp.zeros(())
+
+    condition = {"condition": lambda hand: jax.random.uniform(hand.key)}
+    draw = Term(read, times.diagonal(), **condition, distance=lambda left, right: left**2)
     mean_square = loss(draw, jnp.ones((4000, 2)), model=model, teacher=teacher)
     assert mean_square == pytest.approx(1 / 3, abs=0.02)  # 4,000 draws: not one for the whole batch
