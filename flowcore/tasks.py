@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from flowcore import data, metrics, teachers
 from flowcore.exact import ring
 from flowcore.maps import AbstractFlowMap, OdeMap
+from flowcore.path import Time
 from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
@@ -80,7 +81,8 @@ class Task:
 
     def path_error(self, model, t: float) -> float:
         """RMS distance of the model's jump from the noise to time t to the reference's."""
-        return metrics.endpoint_error(*(carried(flow_map, self.noise, t) for flow_map in (model, self.reference)))
+        time = jnp.asarray(t)  # not a float, which would be compiled in
+        return metrics.endpoint_error(*(carried(flow_map, self.noise, time) for flow_map in (model, self.reference)))
 
     def measure_images(self, samples: dict[int, Float[Array, "n ..."]]) -> dict[str, float]:
         """What only images have: nothing without a classifier."""
@@ -100,7 +102,7 @@ class Task:
 
 
 @eqx.filter_jit
-def carried(flow_map, noise: Float[Array, "n ..."], t: float) -> Float[Array, "n ..."]:
+def carried(flow_map, noise: Float[Array, "n ..."], t: Time) -> Float[Array, "n ..."]:
     """F(noise, 1, t) of every row."""
     return jax.vmap(lambda x: flow_map(x, 1.0, t))(noise)
 
