@@ -348,7 +348,8 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
     given = defaults(tree.notebook(paper))
     parameters = preset_parameters(tree.record(paper), preset, given)
     if preset == record.DEFAULT_PRESET:  # the notebook is where the default preset is edited
-        parameters = {name: value for name, value in given.items() if name != "seed"}
+        # as a record holds them: papermill, like JSON, has no tuples
+        parameters = json.loads(json.dumps({name: value for name, value in given.items() if name != "seed"}))
     missing = given.keys() - parameters.keys() - {"seed"}
     if "seed" not in given or missing:
         names = "seed among the notebook's parameters" if "seed" not in given else ", ".join(sorted(missing))

@@ -20,9 +20,10 @@ sys.path.insert(0, str(CI))
 import replicate  # noqa: E402
 
 PARAMETERS = (
-    "steps: int = 10  # steps\nrate: float = 0.5  # learning rate\nname: str = 'a'  # a word\nseed: int = 0  # seed"
+    "steps: int = 10  # steps\nrate: float = 0.5  # learning rate\nname: str = 'a'  # a word\n"
+    "sizes: tuple = (1, 2)  # sizes\nseed: int = 0  # seed"
 )
-TRAIN = "import sys\nerror = 1 + rate / steps + seed / 1000\nprint('noise', file=sys.stderr)\nprint('trained')"
+TRAIN = "import sys\nerror = sizes[0] + rate / steps + seed / 1000\nprint('noise', file=sys.stderr)\nprint('trained')"
 # `import record`, not `from flowcore import record`: the package imports JAX, for which these kernels need not wait.
 CLAIMS = (
     f"import sys; sys.path.append({str(Path(record.__file__).parent)!r})"
@@ -59,7 +60,7 @@ def put(root, paper="paper", **sources):
     (root / "replications").mkdir(exist_ok=True)
     sources.setdefault("check", CHECK.replace("paper", paper, 1))
     nbformat.write(notebook(**sources), root / "replications" / f"{paper}.ipynb")
-    parameters = {"steps": 10, "rate": 0.5, "name": "a"}
+    parameters = {"steps": 10, "rate": 0.5, "name": "a", "sizes": [1, 2]}
     presets = {"mixture": {"parameters": parameters}, "other": {"parameters": parameters | {"steps": 20}}}
     record.write(root / "replications" / f"{paper}.json", {"title": "T", "url": "U", "presets": presets})
     return root
@@ -104,7 +105,7 @@ def one_line(capsys, *expected):
         (["run", "papre"], ["papre", "there are: paper"]),
         (["check", "papre"], ["papre", "there are: paper"]),
         (["record", "papre"], ["papre", "there are: paper"]),
-        (["run", "paper", "-p", "stps", "3"], ["stps", "there are: steps, rate, name, seed"]),
+        (["run", "paper", "-p", "stps", "3"], ["stps", "there are: steps, rate, name, sizes, seed"]),
         (["run", "paper", "-p", "steps", "many"], ["steps is int", "'many'"]),
         (["run", "paper", "-p", "steps", "2.5"], ["steps is int", "2.5"]),
         (["run", "paper", "-p", "steps", "true"], ["steps is int", "True"]),
@@ -353,7 +354,7 @@ def test_new_makes_a_replication_that_runs(tree, capsys):
     url = "https://example.org/42"
     assert replicate.main(["new", "new_paper", "--title", 'A "title"', "--url", url], tree) == 0
     made = record.read(tree / "replications" / "new_paper.json")
-    parameters = {"steps": 10, "rate": 0.5, "name": "a"}
+    parameters = {"steps": 10, "rate": 0.5, "name": "a", "sizes": [1, 2]}
     assert made == {"title": 'A "title"', "url": url, "presets": {"mixture": {"parameters": parameters}}}
     first = nbformat.read(tree / "replications" / "new_paper.ipynb", as_version=4).cells[0].source
     assert first == f'# new_paper: A "title"\n\n{url}'
