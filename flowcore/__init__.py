@@ -27,6 +27,7 @@ from flowcore.losses.eulerian import ctm
 from flowcore.losses.eulerian import emd
 from flowcore.losses.eulerian import esd
 from flowcore.losses.eulerian import facm
+from flowcore.losses.eulerian import improved_mean_flow
 from flowcore.losses.eulerian import mean_flow
 from flowcore.losses.eulerian import soflow
 from flowcore.losses.lagrangian import ayf_lmd

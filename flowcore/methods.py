@@ -17,7 +17,7 @@ from flowcore import times
 from flowcore.losses.compositional import fmm, psd
 from flowcore.losses.diagonal import flow_matching
 from flowcore.losses.distances import adaptive, directed, per_entry, squared
-from flowcore.losses.eulerian import ayf_emd, ct, ctm, emd, esd, facm, mean_flow, soflow
+from flowcore.losses.eulerian import ayf_emd, ct, ctm, emd, esd, facm, improved_mean_flow, mean_flow, soflow
 from flowcore.losses.lagrangian import ayf_lmd, free_flow, free_flow_auxiliary, lmd, lsd, pid
 from flowcore.maps import HeunMap, RepeatedMap, TangentMap
 from flowcore.terms import (
@@ -64,6 +64,12 @@ def mean_flow_terms(marginal=times.uniform, diagonal=0.5, velocity=conditional):
     return (Term(mean_flow, times.partly_diagonal(times.ordered(marginal), diagonal), velocity=velocity),)
 
 
+def improved_mean_flow_terms(marginal=times.uniform, diagonal=0.5, velocity=conditional):
+    """As MeanFlow."""
+    law = times.partly_diagonal(times.ordered(marginal), diagonal)
+    return (Term(improved_mean_flow, law, velocity=velocity),)
+
+
 def distilled(equality):
     """One term at ordered times, its velocity a teacher's."""
     return (Term(equality, times.ordered(), velocity=taught),)
@@ -101,6 +107,19 @@ def esd_terms(diagonal=0.75):
 def psd_terms(diagonal=0.75, share=times.uniform):
     """`share` None splits every jump half way (PSD-M); the default splits it anywhere (PSD-U)."""
     return self_distilled(psd, times.split(times.ordered(), share), diagonal)
+
+
+def shortcut_terms(bootstrap=0.25, levels=7):
+    """Jumps of length 2^-n split half way on the share `bootstrap`, which is the paper's (the release: 1/8); its
+    targets are those of an average (give `fit` a `target_decay`, 0.999 there)."""
+    return self_distilled(psd, times.dyadic(levels), 1 - bootstrap)
+
+
+def split_mean_flow_terms(boundary=0.5, share=times.uniform):
+    """The teacher's velocity on the share `boundary` of the batch, jumps split anywhere on the rest. (The paper deals
+    whole batches to one or the other.)"""
+    velocity = Term(flow_matching, times.diagonal(), velocity=taught, share=boundary)
+    return (velocity, Term(psd, times.split(times.ordered(), share), share=1 - boundary))
 
 
 def ct_terms(levels=times.even, steps=times.growing(last=32), distance=squared):

@@ -26,6 +26,20 @@ def gap_only(s: Time, t: Time) -> Float[Array, " clocks"]:
     return jnp.stack([s - t, s - t])
 
 
+def source_and_level(levels: int = 7) -> Callable:
+    """A clock of shortcut models: the source time, and the level log2 1/(s - t) of the jump as a share of `levels`.
+
+    Jumps shorter than 2^-levels, down to none, are all told the last level, as in the release, where the velocity is
+    the shortest jump. Its slope in time is no use: for equalities without derivatives.
+    Reference: Frans et al. 2024, "One Step Diffusion via Shortcut Models".
+    """
+
+    def clock(s, t):
+        return jnp.stack([s, -jnp.log2(jnp.clip(s - t, 2.0**-levels, 1.0)) / levels])
+
+    return clock
+
+
 def waves(clock: Float[Array, " clocks"], count: int) -> Float[Array, " features"]:
     """Sines and cosines of each time at `count` octaves from a quarter turn up: (2 * clocks * count,).
 

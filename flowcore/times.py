@@ -178,6 +178,22 @@ def split(law: Law, share: Marginal | None = None) -> Law:
     return three
 
 
+def dyadic(levels: int = 7) -> Law:
+    """(s, u, t): a jump of length 2^-n, n uniform in 0..levels-1, between multiples of its length, split half way.
+
+    Reference: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1 (their shortest step, 2^-levels,
+    is only ever half of a jump; the release deals the levels out evenly over the rows in place of drawing them).
+    """
+
+    def law(key, n, progress):
+        key_level, key_place = jax.random.split(key)
+        count = jnp.exp2(jax.random.randint(key_level, (n,), 0, levels).astype(float))  # jumps of this length from 1 to 0
+        below = jnp.floor(jax.random.uniform(key_place, (n,)) * count)  # of which this many are below t
+        return (below + 1) / count, (below + 0.5) / count, below / count
+
+    return law
+
+
 def shrinking(law: Law, share: Curriculum) -> Law:
     """(s, u, t) from a law of (s, t): u lies this share (a curriculum) of the way from s to t.
 

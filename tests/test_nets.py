@@ -5,7 +5,7 @@ import pytest
 from problems import gradient, leaves, lively
 
 from flowcore.calculus import along, d_ds, d_dt, difference_along
-from flowcore.nets import DiT, ResidualMLP, gap_only, source_and_gap, unit, waves
+from flowcore.nets import DiT, ResidualMLP, gap_only, source_and_gap, source_and_level, unit, waves
 
 POINT = jnp.array([0.7, -0.4])
 IMAGE = jax.random.normal(jax.random.key(1), (4, 6, 3))
@@ -92,6 +92,14 @@ def test_the_clocks():
     s, t = jnp.asarray(0.9), jnp.asarray(0.2)
     assert jnp.allclose(source_and_gap(s, t), jnp.array([0.9, 0.7]))
     assert jnp.allclose(gap_only(s, t), jnp.array([0.7, 0.7]))
+
+
+def test_the_level_clock_counts_halvings_of_the_jump_up_to_the_last():
+    """A full jump is level 0, an eighth level 3 of 7; what is shorter than 2^-7, down to nothing, is level 7."""
+    clock = source_and_level(7)
+    told = jnp.stack([clock(0.9, 0.9 - gap)[1] for gap in (0.125, 2.0**-7, 1e-4, 0.0)])
+    assert jnp.allclose(told, jnp.array([3 / 7, 1.0, 1.0, 1.0]), rtol=1e-12)
+    assert jnp.array_equal(clock(1.0, 0.0), jnp.array([1.0, 0.0]))
 
 
 def test_waves_are_octaves_from_a_quarter_turn():

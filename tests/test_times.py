@@ -118,6 +118,17 @@ def test_split_puts_u_at_a_share_of_the_way(share, mean, spread):
     assert abs(float(jnp.std(way)) - spread) < 0.02
 
 
+def test_dyadic_jumps_lie_on_the_grid_of_their_length_and_every_length_and_place_is_as_likely():
+    s, u, t = times.dyadic(3)(KEY, 6000, 0.0)
+    lengths, counts = np.unique(np.asarray(s - t), return_counts=True)
+    assert np.array_equal(lengths, [0.25, 0.5, 1.0])
+    assert np.all(np.abs(counts / 6000 - 1 / 3) < 0.03)
+    assert np.array_equal(np.unique(np.asarray(t / (s - t))), [0.0, 1.0, 2.0, 3.0])
+    quarters = np.asarray(t)[np.asarray(s - t) == 0.25]
+    assert np.all(np.abs(np.unique(quarters, return_counts=True)[1] / len(quarters) - 0.25) < 0.05)
+    assert jnp.allclose(u, (s + t) / 2, rtol=1e-14)
+
+
 def test_to_data_puts_every_target_at_its_end():
     s, t = times.to_data(end=0.01)(KEY, 1000, 0.0)
     assert jnp.all(t == 0.01)

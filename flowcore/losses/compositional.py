@@ -20,9 +20,11 @@ def psd(model, x, s, u, t, *, v, target):
     """V(x, s, t) = sg[ l V(x, s, u) + (1 - l) V(F(x, s, u), u, t) ], both velocities the target's. `v` is not used.
 
     With the map itself as target this is progressive self-distillation; with a frozen map, progressive flow map
-    matching: the F-space residual of the paper is this one times (s - t), so its weight is (s - t)^2.
+    matching: the F-space residual of the paper is this one times (s - t), so its weight is (s - t)^2. At half way, on
+    jumps of length 2^-n, it is shortcut models' self-consistency; on a teacher's diagonal it is SplitMeanFlow's.
     Reference: Boffi et al. 2025, "How to build a consistency model", progressive self-distillation; Boffi et al. 2024,
-    "Flow map matching", progressive flow map matching.
+    "Flow map matching", progressive flow map matching; Frans et al. 2024, "One Step Diffusion via Shortcut Models",
+    eq. 4; Guo et al. 2025, "SplitMeanFlow".
     """
     # at s = t all three velocities are one and any share will do: the guard keeps 0/0 out
     jumped = jnp.where(s == t, 1.0, s - t)

@@ -71,6 +71,18 @@ def mean_flow(model, x, s, t, *, v, target):
     return V, stop_gradient(v_x + (t - s) * dV_ds)
 
 
+def improved_mean_flow(model, x, s, t, *, v, target):
+    """V + (s - t) sg[dV/ds] = v(x, s), dV/ds along the map's own velocity: MeanFlow's equality solved for v.
+
+    The left side knows nothing of the noise in v, so this is a regression like flow matching: v may be eps - x0, and
+    the stop only saves a backward pass. `target.velocity` is the tangent. The survey prints the other sign, (t - s),
+    which the exact map does not obey.
+    Reference: Geng et al. 2025, "Improved Mean Flows", with the tangent V(x, s, s) (the paper's boundary condition).
+    """
+    V, dV_ds = along(target.velocity(x, s))(model.average_velocity)(x, s, t)
+    return V + (s - t) * stop_gradient(dV_ds), v(x, s)
+
+
 def emd(model, x, s, t, *, v, target):
     """d/ds F(x_s, s, t) = 0 along the path, nothing stopped: the gradient runs through the whole JVP. `target` unused.
 
