@@ -16,6 +16,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import grain
@@ -124,6 +125,16 @@ def unscale(x: Float[Array | np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape
     return np.round(np.clip((np.asarray(x) + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 
+class Labelled(NamedTuple):
+    """Data with their labels: one example, or a batch."""
+
+    x0: Float[Array, "..."]
+    label: Int[Array, "*batch"]
+
+
+Examples = Float[Array, "batch ..."] | Labelled
+
+
 class Drawn(eqx.Module):
     """A source with no end, drawn on the device: `draw(key)` gives one example."""
 
@@ -134,13 +145,14 @@ class Drawn(eqx.Module):
         """Nothing: the key of the step says all."""
         return None
 
-    def batch(self, dealt: None, key: PRNGKeyArray) -> Float[Array, "batch ..."]:
+    def batch(self, dealt: None, key: PRNGKeyArray) -> Examples:
         """`batch_size` independent examples."""
         return jax.vmap(self.draw)(jax.random.split(key, self.batch_size))
 
 
 class Dealt(eqx.Module):
-    """A source that goes through `images` in a fresh order in every epoch, each example once per epoch.
+    """A source that goes through `images` in a fresh order in every epoch, each example once per epoch; with `labels`
+    the batches are `Labelled`.
 
     Batch k is rows k*batch_size... of the endless sequence of epochs, whatever their ends. Of every batch process p of
     n holds the rows p, p + n, p + 2n..., so what is trained on does not depend on the number of processes (by default
@@ -148,6 +160,7 @@ class Dealt(eqx.Module):
     """
 
     images: Float[Array, "n *shape"]
+    labels: Int[Array, " n"] | None
     dealer: "Dealer" = eqx.field(static=True)
 
     def __init__(
@@ -155,11 +168,13 @@ class Dealt(eqx.Module):
         images: Float[Array | np.ndarray, "n *shape"],
         batch_size: int,
         *,
+        labels: Int[Array | np.ndarray, " n"] | None = None,
         seed: int = 0,
         process: int | None = None,
         processes: int | None = None,
     ):
-        """`batch_size` counts the rows of all processes. Raises ValueError if they cannot share it evenly."""
+        """`batch_size` counts the rows of all processes. Raises ValueError if they cannot share it evenly, and if there
+        is not one label per image."""
         processes = jax.process_count() if processes is None else processes
         process = jax.process_index() if process is None else process
         if batch_size < 1 or batch_size % processes:
@@ -168,16 +183,20 @@ class Dealt(eqx.Module):
             raise ValueError(f"process must be in 0..{processes - 1}, not {process}")
         if not len(images):
             raise ValueError("there are no images to deal")
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"there are {len(labels)} labels for {len(images)} images")
         self.images = jnp.asarray(images)
+        self.labels = None if labels is None else jnp.asarray(labels)
         self.dealer = Dealer(len(images), batch_size, seed, process, processes)
 
     def deal(self, steps: int) -> Int32[np.ndarray, "{steps} rows"]:
         """The indices of the next `steps` batches: the rows of this process, batch_size / processes."""
         return np.stack([next(self.dealer.batches) for _ in range(steps)])
 
-    def batch(self, dealt: Int[Array | np.ndarray, " rows"], key: PRNGKeyArray) -> Float[Array, "rows *shape"]:
+    def batch(self, dealt: Int[Array | np.ndarray, " rows"], key: PRNGKeyArray) -> Examples:
         """The images of one step."""
-        return self.images[dealt]
+        images = self.images[dealt]
+        return images if self.labels is None else Labelled(images, self.labels[dealt])
 
     def state(self) -> dict[str, int]:
         """Where the source is, as JSON can keep it; the same for every process."""
@@ -188,7 +207,8 @@ class Dealt(eqx.Module):
         if other := {key: state.get(key) for key, value in self.dealer.recipe.items() if state.get(key) != value}:
             raise ValueError(f"the state is of another source: it has {other}, this one {self.dealer.recipe}")
         share = {"process": self.dealer.process, "processes": self.dealer.processes}
-        moved = Dealt(self.images, self.dealer.recipe["batch_size"], seed=self.dealer.recipe["seed"], **share)
+        kept = {"labels": self.labels, "seed": self.dealer.recipe["seed"]}
+        moved = Dealt(self.images, self.dealer.recipe["batch_size"], **kept, **share)
         moved.dealer.batches.set_state({"next_index": state["next_index"]})
         return moved
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from flowcore.data import Examples, Labelled
 from flowcore.losses.distances import squared
 from flowcore.path import conditional_velocity, interpolate
 
@@ -30,6 +31,7 @@ class Hand(NamedTuple):
     times: tuple  # the source first, the target last
     progress: Any  # the share of training that is done
     key: PRNGKeyArray  # for what else the equality must draw
+    label: Any = None  # of the datum, when the data have labels
 
 
 def conditional(hand: Hand):
@@ -118,18 +120,19 @@ class Term(eqx.Module):
     def name(self) -> str:
         return getattr(self.equality, "func", self.equality).__name__  # an `eqx.Partial` binds what else it needs
 
-    def __call__(self, model, x0: Float[Array, "rows ..."], *, target, teacher, progress, key: PRNGKeyArray) -> Array:
+    def __call__(self, model, examples: Examples, *, target, teacher, progress, key: PRNGKeyArray) -> Array:
         """Mean over the rows of weight(*times) * distance(left, right): a scalar."""
+        x0, label = examples if isinstance(examples, Labelled) else (examples, None)
         key_times, key_noise = jax.random.split(key)
         times = self.times(key_times, x0.shape[0], progress)
         noise = jax.random.normal(key_noise, x0.shape, x0.dtype)
         keys = jax.random.split(jax.random.fold_in(key, 1), x0.shape[0])
 
-        def row(x0, eps, key, *times):
-            left, right = self.sides(model, Hand(target, teacher, x0, eps, times, progress, key))
+        def row(x0, label, eps, key, *times):
+            left, right = self.sides(model, Hand(target, teacher, x0, eps, times, progress, key, label))
             return self.weight(*times) * self.distance(left, right)
 
-        return jnp.mean(jax.vmap(row)(x0, noise, keys, *times))
+        return jnp.mean(jax.vmap(row)(x0, label, noise, keys, *times))
 
     def sides(self, model, hand: Hand) -> tuple[Array, Array]:
         """Both sides of the equality, for one row."""
@@ -148,16 +151,21 @@ class Objective(eqx.Module):
 
     terms: tuple[Term, ...]
 
-    def __call__(self, model, x0: Float[Array, "batch ..."], *, target, teacher=None, progress=0.0, key: PRNGKeyArray):
+    def __call__(self, model, examples: Examples, *, target, teacher=None, progress=0.0, key: PRNGKeyArray):
         """(loss, {term name: its mean loss}). Differentiate in `model`: `target` and `teacher` are other arguments."""
-        batch, losses, total, start = x0.shape[0], {}, 0.0, 0
+        batch, losses, total, start = jax.tree.leaves(examples)[0].shape[0], {}, 0.0, 0
         split = sum(term.share for term in self.terms) < 1 + 1e-9
         for i, term in enumerate(self.terms):
             rows = max(1, round(term.share * batch))
-            mine = x0[start : start + rows] if split else x0[:rows]
+            mine = rows_of(examples, start if split else 0, rows)
             start += rows
             own_key = jax.random.fold_in(key, i if term.draw is None else term.draw)
             loss = term(model, mine, target=target, teacher=teacher, progress=progress, key=own_key)
             losses[term.name if term.name not in losses else f"{term.name}_{i + 1}"] = loss
             total = total + term.share * loss
         return total, losses
+
+
+def rows_of(examples: Examples, first: int, count: int) -> Examples:
+    """`count` rows of a batch, from row `first` on."""
+    return jax.tree.map(lambda leaf: leaf[first : first + count], examples)

@@ -187,7 +187,9 @@ def dyadic(levels: int = 7) -> Law:
 
     def law(key, n, progress):
         key_level, key_place = jax.random.split(key)
-        count = jnp.exp2(jax.random.randint(key_level, (n,), 0, levels).astype(float))  # jumps of this length from 1 to 0
+        count = jnp.exp2(
+            jax.random.randint(key_level, (n,), 0, levels).astype(float)
+        )  # jumps of this length from 1 to 0
         below = jnp.floor(jax.random.uniform(key_place, (n,)) * count)  # of which this many are below t
         return (below + 1) / count, (below + 0.5) / count, below / count
 
