@@ -166,6 +166,6 @@ class Objective(eqx.Module):
         return total, losses
 
 
-def rows_of(examples: Examples, first: int, count: int) -> Examples:
+def rows_of(examples: Examples, first: int, count: int):
     """`count` rows of a batch, from row `first` on."""
     return jax.tree.map(lambda leaf: leaf[first : first + count], examples)
