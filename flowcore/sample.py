@@ -77,8 +77,20 @@ def stochastic(model, x: Point, times: Times, below: Callable, key: PRNGKeyArray
 
 @eqx.filter_jit
 def generate(
-    model, noise: Float[Array, "batch *shape"], steps: int, sampler=jump, *, key: PRNGKeyArray | None = None
+    model,
+    noise: Float[Array, "batch *shape"],
+    steps: int,
+    sampler=jump,
+    *,
+    key: PRNGKeyArray | None = None,
+    conditions: Float[Array, "batch ..."] | None = None,
 ) -> Float[Array, "batch *shape"]:
-    """Carry a batch of noise to data in `steps` equal steps: like `noise`. `key` is for samplers that add noise."""
+    """Carry a batch of noise to data in `steps` equal steps: like `noise`. `key` is for samplers that add noise,
+    `conditions` (one per row) for a model that takes one."""
     keys = None if key is None else jax.random.split(key, noise.shape[0])
-    return jax.vmap(lambda x, key: sampler(model, x, equal_steps(steps), key))(noise, keys)
+
+    def carried(x, key, condition):
+        asked = model if condition is None else model.given(condition)
+        return sampler(asked, x, equal_steps(steps), key)
+
+    return jax.vmap(carried)(noise, keys, conditions)

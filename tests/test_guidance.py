@@ -1,4 +1,4 @@
-"""Where training with guidance leads: the exact maps of two classes, and the mixture of both as that of no class."""
+"""Where training with guidance leads: to `ClassGuidedMap`, here of two classes with the mixture as that of no class."""
 
 import equinox as eqx
 import jax
@@ -10,26 +10,30 @@ from flowcore import AbstractFlowMap, AverageVelocityMap, MixtureMap, Objective,
 from flowcore.data import Drawn, Labelled
 from flowcore.maps import Given
 from flowcore.nets import ResidualMLP
+from flowcore.sample import generate
 from flowcore.terms import Hand
 
 MEANS = jnp.array([[1.0, 0.2], [-0.4, -0.7]])
 STD = 0.5
 
 
-class Guided(AbstractFlowMap):
-    """v_0 + w (v_y - v_0) in closed form; its condition is (one-hot class, 1 - 1/w), or the class alone at `scale`."""
+CLASSES = eqx.filter_vmap(lambda mean: MixtureMap(mean[None], STD))(MEANS)  # each class is one mode
+EXACT = guidance.ClassGuidedMap(CLASSES, MixtureMap(MEANS, STD))
 
-    scale: float | None = eqx.field(static=True, default=None)
+
+def asked(label, scale, interval=guidance.ALWAYS):
+    return guidance.asked(label, 2, scale, interval)
+
+
+class AtScale(AbstractFlowMap):
+    """The exact answer at one scale, asked for by the class alone."""
+
+    scale: float
+    interval: tuple = guidance.ALWAYS
 
     def velocity(self, x, t, condition):
-        free, of_class = (
-            MixtureMap(MEANS, STD).velocity(x, t),
-            jax.vmap(lambda m: MixtureMap(m[None], STD).velocity(x, t)),
-        )
-        scale = 1 / (1 - condition[-1]) if self.scale is None else self.scale
-        label = condition[:2]
-        guided = free + scale * (label @ of_class(MEANS) - free)
-        return jnp.where(jnp.all(condition == 0), free, guided)
+        told = asked(0, self.scale, self.interval).at[:2].set(condition)
+        return EXACT.velocity(x, t, jnp.where(jnp.all(condition == 0), 0.0, told))
 
     def average_velocity(self, x, s, t, condition):
         return self.velocity(x, s, condition)
@@ -48,25 +52,23 @@ def hand(condition, label, fixed_point, x=None, s=0.6):
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize(("scale", "kept"), [(2.0, 0.0), (1.0, 0.5), (0.2, 0.92), (1.0, 0.0)])
 def test_mean_flows_guidance_leads_to_the_scale_over_one_minus_what_is_kept(scale, kept, label):
-    fixed_point = Guided(scale / (1 - kept))
+    fixed_point = AtScale(scale / (1 - kept))
     row, x = hand(jax.nn.one_hot(label, 2), label, fixed_point)
     found = guidance.guided(scale, kept)(row)(x, 0.6)
     assert jnp.allclose(found, row.target.velocity(x, 0.6), rtol=1e-11, atol=1e-12)
-    other = Guided(scale / (1 - kept) + 0.1).given(jax.nn.one_hot(label, 2))
+    other = AtScale(scale / (1 - kept) + 0.1).given(jax.nn.one_hot(label, 2))
     assert jnp.linalg.norm(found - other.velocity(x, 0.6)) > 1e-3
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 7.5])
 def test_improved_mean_flows_guidance_leads_to_the_scale_that_is_told(scale):
-    condition = jnp.array([0.0, 1.0, 1 - 1 / scale])
-    row, x = hand(condition, 1, Guided())
+    row, x = hand(asked(1, scale), 1, EXACT)
     assert jnp.allclose(guidance.guided_as_told(row)(x, 0.6), row.target.velocity(x, 0.6), rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
 def test_guidance_free_training_leads_to_one_over_its_share(share):
-    condition = jnp.array([1.0, 0.0, 1 - share])
-    row, x = hand(condition, 0, Guided())
+    row, x = hand(asked(0, 1 / share), 0, EXACT)
     c = row.eps - row.x0
     left, right = guidance.guidance_free(row.target, x, 0.6, 0.6, v=lambda x, t: c, target=row.target)
     assert jnp.allclose(left, right, rtol=1e-11, atol=1e-12)
@@ -74,17 +76,18 @@ def test_guidance_free_training_leads_to_one_over_its_share(share):
 
 @pytest.mark.parametrize("source", [guidance.guided(2.0), guidance.guided(1.0, 0.5), guidance.guided_as_told])
 def test_rows_without_a_class_keep_their_velocity(source):
-    row, x = hand(jnp.zeros(3), 0, Guided())
+    told = source is guidance.guided_as_told
+    row, x = hand(jnp.zeros(5 if told else 2), 0, EXACT if told else AtScale(2.0))
     assert jnp.allclose(source(row)(x, 0.6), row.eps - row.x0, rtol=1e-12)
 
 
 def conditional_net():
-    return AverageVelocityMap(lively(ResidualMLP(2, 16, 1, conditions=3, key=jax.random.key(3))))
+    return AverageVelocityMap(lively(ResidualMLP(2, 16, 1, conditions=5, key=jax.random.key(3))))
 
 
 def test_guidance_free_training_has_the_residual_of_improved_mean_flow_and_its_gradient_over_the_scale():
     scale, x, c, model = 2.5, jnp.array([0.3, -0.1]), jnp.array([0.9, 0.2]), conditional_net()
-    condition = jnp.array([0.0, 1.0, 1 - 1 / scale])
+    condition = asked(1, scale)
     row = Hand(Given(model, condition), None, jnp.zeros(2), c, (0.6, 0.6), 0.0, jax.random.key(0), 1)
 
     def free(m):
@@ -116,13 +119,37 @@ def test_a_term_is_given_the_label_of_its_row_and_drops_its_share_of_them():
     assert loss == pytest.approx(0.25, abs=0.02)  # a dropped row is 1 away from its label, the others 0
 
 
-def test_strengths_are_drawn_with_density_one_over_the_scale():
-    draw = guidance.of_class_and_strength(2, most=8.0, dropped=0.0)
+def test_outside_its_interval_guidance_is_none():
+    inside, outside = (0.5, 0.8), (0.1, 0.4)
+    row, x = hand(asked(1, 3.0, outside), 1, EXACT)
+    assert jnp.allclose(guidance.guided_as_told(row)(x, 0.6), row.eps - row.x0, rtol=1e-12)
+    assert jnp.allclose(row.target.velocity(x, 0.6), row.eps - row.x0, rtol=1e-11)  # and so says the exact map
+    row, x = hand(asked(1, 3.0, inside), 1, EXACT)
+    assert jnp.allclose(guidance.guided_as_told(row)(x, 0.6), row.target.velocity(x, 0.6), rtol=1e-11)
+    assert jnp.linalg.norm(row.target.velocity(x, 0.6) - (row.eps - row.x0)) > 0.1
+    for interval, expected in ((inside, 2.0), (outside, 1.0)):
+        row, x = hand(jax.nn.one_hot(1, 2), 1, AtScale(2.0, interval))
+        found = guidance.guided(1.0, 0.5, interval)(row)(x, 0.6)
+        assert jnp.allclose(found, AtScale(expected).given(row.target.condition).velocity(x, 0.6), rtol=1e-11)
+
+
+def test_scales_are_drawn_with_density_one_over_the_scale_and_their_intervals_around_the_middle():
+    draw = guidance.of_class_and_guidance(2, most=8.0, dropped=0.0)
     row = Hand(None, None, None, None, (), 0.0, None, jnp.int32(1))
     found = jax.vmap(lambda key: draw(row._replace(key=key)))(jax.random.split(jax.random.key(0), 4000))
-    scale = 1 / (1 - found[:, 2])
+    scale, low, high = 1 / (1 - found[:, 2]), found[:, 3], found[:, 4]
     assert jnp.all(found[:, 1] == 1.0) and jnp.all((scale >= 1) & (scale <= 8))
     assert jnp.median(scale) == pytest.approx(8**0.5, rel=0.05)
+    assert jnp.all((low >= 0) & (low <= 0.5) & (high >= 0.5) & (high <= 1))
+    assert (jnp.mean(low), jnp.mean(high)) == (pytest.approx(0.25, abs=0.02), pytest.approx(0.75, abs=0.02))
+
+
+def test_each_row_is_generated_under_its_own_condition():
+    noise, conditions = jnp.array([[0.4, -0.3]] * 3), jnp.stack([asked(0, 1.0), asked(1, 1.0), asked(1, 4.0)])
+    found = generate(EXACT, noise, 1, conditions=conditions)
+    one_by_one = jnp.concatenate([generate(EXACT.given(c), noise[:1], 1) for c in conditions])
+    assert jnp.allclose(found, one_by_one, rtol=1e-12) and len(jnp.unique(found, axis=0)) == 3
+    assert jnp.allclose(found[0], MixtureMap(MEANS[:1], STD)(noise[0], 1.0, 0.0), atol=1e-5)
 
 
 def test_labelled_toy_data_are_drawn():

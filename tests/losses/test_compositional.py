@@ -12,6 +12,7 @@ from flowcore import (
     EndpointMap,
     GaussianMap,
     Objective,
+    TangentMap,
     Term,
     conditional,
     fmm,
@@ -19,6 +20,7 @@ from flowcore import (
     mean_flow,
     pretrained,
     psd,
+    soflow,
     squared,
     taught,
     times,
@@ -97,6 +99,65 @@ def test_a_constant_velocity_obeys_the_rule():
     left, right = psd(map, X, 0.9, 0.4, 0.2, v=None, target=map)
     assert jnp.allclose(left, right, rtol=1e-14)
     assert not jnp.allclose(left, gaussian().average_velocity(X, 0.9, 0.2))
+
+
+# alpha-Flow (Zhang et al. 2025) goes the share alpha of the jump with a velocity that is given, the rest with the map.
+# Progressive distillation (Salimans & Ho 2022) puts two steps of a frozen sampler into one.
+
+
+def alpha_flow(map, s, t, alpha, velocity):
+    """Its two sides."""
+    rest = map.average_velocity(X - alpha * (s - t) * velocity, s - alpha * (s - t), t)
+    return map.average_velocity(X, s, t), stop_gradient(alpha * velocity + (1 - alpha) * rest)
+
+
+def test_alpha_flow_at_one_half_along_the_maps_own_jump_is_the_target_of_shortcut_models():
+    map, s, t = model(), 0.9, 0.2
+    _, right = alpha_flow(map, s, t, 0.5, map.average_velocity(X, s, (s + t) / 2))
+    _, shortcut = psd(map, X, s, (s + t) / 2, t, v=None, target=map)
+    assert jnp.allclose(right, shortcut, rtol=1e-13)
+
+
+def test_alpha_flow_tends_to_mean_flow_at_first_order_in_alpha():
+    """Its gradient over alpha is MeanFlow's, up to O(alpha)."""
+    map, s, t, v = model(), 0.9, 0.2, jnp.array([0.8, 0.5])
+    wanted = gradient(lambda m: squared(*mean_flow(m, X, s, t, v=lambda x, t: v, target=None)), map)
+
+    def error(alpha):
+        slope = gradient(lambda m: squared(*alpha_flow(m, s, t, alpha, v)) / alpha, map)
+        return jnp.linalg.norm(slope - wanted) / jnp.linalg.norm(wanted)
+
+    errors = [error(alpha) for alpha in (1e-2, 1e-3, 1e-4)]
+    assert errors[2] < 2e-3
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(10, rel=0.1)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0])
+def test_alpha_flow_is_soflow_times_alpha(alpha):
+    """The residuals of the two differ by that factor, so a weight makes either the other."""
+    map, s, t, v = model(), 0.9, 0.2, jnp.array([0.8, 0.5])
+    left, right = alpha_flow(map, s, t, alpha, v)
+    V, wanted = soflow(map, X, s, s - alpha * (s - t), t, v=lambda x, t: v, target=map)
+    assert jnp.allclose(left - right, alpha * (V - wanted), rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize(("s", "u", "t"), [(1.0, 0.5, 0.0), (0.8, 0.6, 0.4), (0.8, 0.7, 0.1)])
+def test_progressive_distillation_is_a_shortcut_over_a_frozen_teachers_steps(s, u, t):
+    """Two DDIM steps of a teacher as one x-prediction, which as V is our target over the teacher's Euler steps (at half
+    way the shortcut), and the loss max(1, SNR) |x - x~|^2 is max(s^2, (1-s)^2) times our square."""
+    teacher, student = gaussian(), model().average_velocity(X, s, t)
+
+    def ddim(z, now, then):
+        datum = z - now * teacher.velocity(z, now)
+        return (1 - then) * datum + then / now * (z - (1 - now) * datum)
+
+    end = ddim(ddim(X, s, u), u, t)
+    datum = (end - t / s * X) / ((1 - t) - t / s * (1 - s))
+    _, right = psd(model(), X, s, u, t, v=None, target=TangentMap(teacher.velocity))
+    assert jnp.allclose((X - datum) / s, right, rtol=1e-12)
+    theirs = max(1.0, ((1 - s) / s) ** 2) * squared(X - s * student, datum)
+    assert jnp.allclose(theirs, max(s**2, (1 - s) ** 2) * squared(student, right), rtol=1e-11)
 
 
 def test_with_a_teachers_jumps_the_teacher_is_the_solution():

@@ -35,12 +35,12 @@ KEY = jax.random.key(4)
 
 
 class Net(eqx.Module):
-    """V(x, s, t), and V(x, s, t | condition): the condition, less its first entry, moves the point."""
+    """V(x, s, t), and V(x, s, t | condition): the class and the strength move the point."""
 
     theta: dict
 
     def __call__(self, x, s, t, condition=None):
-        moved = x if condition is None else x + 0.3 * condition[1:]
+        moved = x if condition is None else x + 0.3 * condition[:2]
         return network(self.theta, moved, s, t)
 
 
@@ -56,7 +56,7 @@ def batch():
 
 
 X0, S, T = batch()
-CONDITION = jnp.array([1.0, 0.6, -0.4])  # of every row: a class and, last, a strength; zeros are no class
+CONDITION = jnp.array([1.0, 0.6, 0.2, 0.7])  # of every row: a class, a strength and its interval; zeros are no class
 
 
 def given(*times):
@@ -80,7 +80,7 @@ def theirs(row):
         eps = drawn_noise(KEY, 0, ROWS)
 
         def V(x, s, t, condition=None):
-            return network(theta, x if condition is None else x + 0.3 * condition[1:], s, t)
+            return network(theta, x if condition is None else x + 0.3 * condition[:2], s, t)
 
         def one(x0, eps, s, t):
             return row(V, (1 - s) * x0 + s * eps, s, t, eps - x0)
@@ -134,7 +134,8 @@ def test_mean_flow_with_guidance(omega, kappa):
 def improved_row(V, x, s, t, c, power, boundary, condition=None):
     a = stop_gradient(V(x, s, s, condition))
     if condition is not None:
-        c = stop_gradient(c + condition[-1] * (a - V(x, s, s, jnp.zeros_like(condition))))
+        acts = (condition[2] <= s) & (s <= condition[3])
+        c = stop_gradient(c + jnp.where(acts, condition[1], 0.0) * (a - V(x, s, s, jnp.zeros_like(condition))))
     u, dudt = jax.jvp(lambda x, s: V(x, s, t, condition), (x, s), (a, jnp.ones_like(s)))
     first = powered(total(u + (s - t) * stop_gradient(dudt), c), power, 0.01)
     return first + powered(total(V(x, s, s, condition), c), power, 0.01) if boundary else first
