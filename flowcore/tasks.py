@@ -12,16 +12,30 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from flowcore import data, metrics, teachers
-from flowcore.exact import ring
+from flowcore import data, guidance, metrics, teachers
+from flowcore.exact import MixtureMap, ring
 from flowcore.maps import AbstractFlowMap, OdeMap
 from flowcore.path import Time
 from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
 ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noise only is measured too
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What a task's examples are examples of, for training under a class (`flowcore.guidance`)."""
+
+    count: int
+    source: Callable[[int, int], Any]  # as the task's, with labels
+    labels: Int[Array, " n"]  # a class for each of the task's noises
+    exact: guidance.ClassGuidedMap | None = None  # where guided training leads, when it is known
+
+    def asked(self, scale: float, interval=guidance.ALWAYS) -> Float[Array, "n numbers"]:
+        """The condition of each noise: its class, at one scale of guidance."""
+        return jax.vmap(lambda label: guidance.asked(label, self.count, scale, interval))(self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Task:
     source: Callable[[int, int], Any]  # (batch size, seed) -> what `fit` draws its batches from
     classifier: teachers.Features | None = None
     accuracy: float | None = None  # of the classifier, on held-out images
+    classes: Classes | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,7 +123,8 @@ def carried(flow_map, noise: Float[Array, "n ..."], t: Time) -> Float[Array, "n 
 
 
 def mixture(progress: Callable = iter, count: int = 4096) -> Task:
-    """Eight Gaussians on a circle of radius 1.4 (std 0.12) in the plane; the reference is exact.
+    """Eight Gaussians on a circle of radius 1.4 (std 0.12) in the plane; the reference is exact. The classes are the
+    four modes of the upper half and the four of the lower.
 
     Nothing is trained, so there is no `progress` to show.
     """
@@ -116,7 +132,27 @@ def mixture(progress: Callable = iter, count: int = 4096) -> Task:
     key_noise, key_real = jax.random.split(jax.random.key(20250519))
     noise = jax.random.normal(key_noise, (count, 2))
     real = jax.vmap(exact.sample)(jax.random.split(key_real, count))
-    return Task(exact, noise, generate(exact, noise, 1), real, lambda size, seed: data.Drawn(exact.sample, size))
+    return Task(
+        exact,
+        noise,
+        generate(exact, noise, 1),
+        real,
+        lambda size, seed: data.Drawn(exact.sample, size),
+        classes=halves(exact, count),
+    )
+
+
+def halves(exact: MixtureMap, count: int) -> Classes:
+    """The first half of the modes as one class and the second as another."""
+    of_class = eqx.filter_vmap(lambda means: MixtureMap(means, exact.std))(jnp.stack(jnp.split(exact.means, 2)))
+
+    def draw(key):
+        key_label, key_point = jax.random.split(key)
+        label = jax.random.randint(key_label, (), 0, 2)
+        return data.Labelled(jax.tree.map(lambda leaf: leaf[label], of_class).sample(key_point), label)
+
+    guided = guidance.ClassGuidedMap(of_class, exact)
+    return Classes(2, lambda size, seed: data.Drawn(draw, size), jnp.arange(count) % 2, guided)
 
 
 def digits(progress: Callable = iter, count: int = 1000) -> Task:
@@ -140,6 +176,7 @@ def digits(progress: Callable = iter, count: int = 1000) -> Task:
         lambda size, seed: data.Dealt(images, size, seed=seed),
         classifier,
         classifier.accuracy(unseen, unseen_labels),
+        Classes(10, lambda size, seed: data.Dealt(images, size, labels=labels, seed=seed), jnp.arange(count) % 10),
     )
 
 

@@ -43,14 +43,6 @@ def test_another_setting_costs_what_is_recorded(name, settings, passes):
     assert cost.forward_passes(objective(method(name), **settings)) == pytest.approx(passes, abs=off)
 
 
-BUILT = [(methods.improved_mean_flow_terms, 5), (methods.shortcut_terms, 8), (methods.split_mean_flow_terms, 9)]
-
-
-@pytest.mark.parametrize(("terms", "passes"), BUILT, ids=[terms.__name__ for terms, _ in BUILT])
-def test_what_is_no_row_yet_costs_what_is_recorded(terms, passes):
-    assert cost.forward_passes(Objective(terms())) == pytest.approx(passes, abs=0.15)
-
-
 def test_a_teacher_is_asked_once_for_the_terms_of_one_draw():
     """FACM costs 8; with draws of its own each term would ask the teacher itself: 9."""
     terms = objective(method("FACM")).terms

@@ -52,3 +52,17 @@ def test_a_known_error_is_measured(task):
 
 def test_without_a_classifier_there_are_no_metrics_of_images(task):
     assert task.measure_images(task.samples(task.reference)) == {}
+
+
+def test_the_classes_of_the_mixture_are_its_halves():
+    task = tasks.mixture(count=512)
+    batch = task.classes.source(256, 0).batch(None, jax.random.key(0))
+    assert jnp.mean(batch.label) == pytest.approx(0.5, abs=0.1)
+    assert jnp.mean(jnp.where(batch.label == 0, batch.x0[:, 1], -batch.x0[:, 1]) > -0.4) == 1  # modes 0 and 4 lie at 0
+    ends = sample.generate(task.classes.exact, task.noise, 1, conditions=task.classes.asked(1.0))
+    nearest = jnp.argmin(jnp.linalg.norm(ends[:, None] - task.reference.means[None], axis=2), axis=1)
+    assert jnp.mean(nearest // 4 == task.classes.labels) > 0.999
+    further = sample.generate(task.classes.exact, task.noise, 1, conditions=task.classes.asked(3.0))
+    assert jnp.mean(jnp.abs(further[:, 1])) > 1.05 * jnp.mean(jnp.abs(ends[:, 1]))  # away from the other half
+    free = sample.generate(task.classes.exact, task.noise, 1, conditions=0 * task.classes.asked(1.0))
+    assert jnp.max(jnp.abs(free - task.endpoints)) < 1e-4
