@@ -16,15 +16,9 @@ from flowcore.terms import Hand
 # the denoiser is no row but obeys it too; AYF-EMD is asked after its warm-up, which regularises, and PID on a grid so
 # fine that its chord is a slope
 HERE = {"flow matching": methods.flow_matching_terms} | {row.name: row.terms for row in METHODS if row.here}
-# not rows yet, because a row has a notebook
-HERE |= {
-    "iMF": methods.improved_mean_flow_terms,
-    "Shortcut": methods.shortcut_terms,
-    "SplitMeanFlow": methods.split_mean_flow_terms,
-}
 HERE |= {"AYF-EMD": lambda: methods.ayf_emd_terms(warmup=1.0), "PID": lambda: methods.pid_terms(steps=10**6)}
 CHORD = {"PID": 1e-4}  # how far its sides stay apart at the exact map
-MARGINAL = ["flow matching", "iMF"] + [row.name for row in METHODS if row.here and row.setting == methods.MARGINAL]
+MARGINAL = ["flow matching"] + [row.name for row in METHODS if row.here and row.setting == methods.MARGINAL]
 
 rows = pytest.mark.parametrize("name", HERE)
 
