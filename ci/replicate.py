@@ -55,26 +55,29 @@ class Tree:
     def replications(self) -> Path:
         return self.root / "replications"
 
-    def notebook(self, paper: str) -> Path:
-        return self.replications / f"{paper}.ipynb"
+    def folder(self, name: str) -> Path:
+        """Names that begin with a number are the reading path's, which is tied to no paper."""
+        return self.root / "notebooks" if name[:1].isdigit() else self.replications
 
-    def record(self, paper: str) -> Path:
-        return self.replications / f"{paper}.json"
+    def notebook(self, name: str) -> Path:
+        return self.folder(name) / f"{name}.ipynb"
+
+    def record(self, name: str) -> Path:
+        return self.folder(name) / f"{name}.json"
 
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 
-    def choose(self, papers: Sequence[str]) -> list[str]:
-        """These papers, or every one for `all`. Raises BadInput for none and for an unknown one."""
+    def choose(self, names: Sequence[str]) -> list[str]:
+        """These notebooks; `all` is every paper's. Raises BadInput for none and for an unknown one."""
         there = f"there are: {', '.join(self.papers()) or 'none yet'}"
-        if not papers:
+        if not names:
             raise BadInput(f"say which replication, or all; {there}")
-        if list(papers) == ["all"]:
-            return self.papers()
-        unknown = [paper for paper in papers if paper not in self.papers()]
+        named = [each for name in names for each in (self.papers() if name == "all" else [name])]
+        unknown = [name for name in named if not self.notebook(name).exists()]
         if unknown:
             raise BadInput(f"no replication {', '.join(unknown)}; {there}")
-        return list(dict.fromkeys(papers))
+        return list(dict.fromkeys(named))
 
 
 # --- notebooks -----------------------------------------------------------------------------------------------------
@@ -248,11 +251,13 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
     runs = []
     for paper in tree.choose(papers):
         given = defaults(tree.notebook(paper))
-        preset_values = preset_parameters(tree.record(paper), preset or record.DEFAULT_PRESET, given)
-        parameters = preset_values if preset else {}
+        parameters = {}
+        if preset or tree.record(paper).exists():  # read in any case, so that a spoilt record is named
+            parameters = preset_parameters(tree.record(paper), preset or record.DEFAULT_PRESET, given)
+        parameters = parameters if preset else {}
         parameters |= {name: parse(name, text, given) for name, text in assignments}
         output = tree.build / f"{paper}{f'.{preset}' if preset else ''}.ipynb"
-        runs.append(Run(tree.notebook(paper), output, parameters, tree.replications, paper, html=True))
+        runs.append(Run(tree.notebook(paper), output, parameters, tree.folder(paper), paper, html=True))
     tree.build.mkdir(exist_ok=True)
     for task in runs:
         task.output.unlink(missing_ok=True)
@@ -272,7 +277,8 @@ def check(tree: Tree, papers: Sequence[str]) -> int:
     for path in notebooks:
         last = code_cells(load(path))[-1]
         reason = failure(load(path))
-        if not reason and not (tagged(last, "nbval-check-output") and last.outputs):
+        compared = tagged(last, "nbval-check-output") and last.outputs
+        if not reason and path.with_suffix(".json").exists() and not compared:
             reason = "the last cell must be tagged nbval-check-output and have its output"
         if reason:
             raise NotebookFailed(f"{path.name}, {reason}; ci/replicate record {path.stem}")
@@ -424,7 +430,7 @@ def new(tree: Tree, paper: str, title: str, url: str) -> int:
     for path in (tree.notebook(paper), tree.record(paper)):
         if path.exists():
             raise BadInput(f"{path} exists already")
-    template = tree.root / "notebooks" / f"{TEMPLATE}.ipynb"
+    template = tree.notebook(TEMPLATE)
     if not template.exists():
         raise BadInput(f"the template {template} is missing")
     notebook = load(template)
@@ -444,50 +450,16 @@ def new(tree: Tree, paper: str, title: str, url: str) -> int:
 # --- the landscape -------------------------------------------------------------------------------------------------
 
 
-def methods(tree: Tree) -> Iterator[tuple]:
-    """Per row of the survey's table: the row, its replication (None when there is none yet) and what was measured."""
-    from flowcore.methods import METHODS  # here: it imports JAX
-
-    for row in METHODS:
-        there = row.terms is not None and tree.notebook(row.paper).exists()
-        yield row, row.paper if there else None, measured(tree, row) if there else {}
-
-
-def measured(tree: Tree, row) -> dict[str, dict]:
-    """The default preset's metrics of one method. Methods that share a notebook prefix theirs with their name."""
-    metrics = record.read(tree.record(row.paper))["presets"][record.DEFAULT_PRESET].get("metrics", {})
-    prefix = row.name.lower().replace("-", "_") + "_"
-    return metrics | {name.removeprefix(prefix): m for name, m in metrics.items() if name.startswith(prefix)}
-
-
-def shown(metric: dict | None) -> str:
-    """Mean and standard deviation over seeds, or the integer."""
-    if metric is None:
-        return ""
-    return f"{metric['mean']:g}" if metric["band"] is None else f"{metric['mean']:.3g} ± {metric['spread']:.2g}"
-
-
-def landscape(tree: Tree) -> str:
-    """The table of the README."""
-    names = ("cost", "endpoint_error_1", "endpoint_error_2", "endpoint_error_4", "energy_distance")
-    titles = ["method", "rule", "setting", "output", "notes", "cost, survey", "cost, measured"]
-    titles += ["endpoint error, 1 step", "2 steps", "4 steps", "energy distance"]
-    rows = [titles, ["---"] * 5 + ["---:"] * 6]
-    for row, paper, metrics in methods(tree):
-        name = f"[{row.name}](replications/{paper}.ipynb)" if paper else row.name
-        known = [name, row.rule, row.setting, row.output, row.notes, str(row.cost)]
-        rows.append(known + [shown(metrics.get(metric)) for metric in names])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
 def table(tree: Tree, check_only: bool) -> int:
+    from flowcore import landscape  # here: it imports JAX
+
     readme = tree.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     before, start, rest = text.partition(TABLE_START)
     _, end, after = rest.partition(TABLE_END)
     if not end:
         raise BadInput(f"{readme} needs a line {TABLE_START} and, below it, a line {TABLE_END}")
-    wanted = f"{before}{start}\n{landscape(tree)}\n{end}{after}"
+    wanted = f"{before}{start}\n{landscape.table(tree.replications)}\n{end}{after}"
     if check_only and wanted != text:
         raise NotebookFailed("the table in README.md is out of date; ci/replicate table rewrites it")
     if wanted != text:
@@ -497,11 +469,13 @@ def table(tree: Tree, check_only: bool) -> int:
 
 
 def list_methods(tree: Tree) -> int:
+    from flowcore import landscape  # here: it imports JAX
+
     rows = [("method", "rule", "setting", "output", "cost", "measured", "1-step error", "replication")]
-    for row, paper, metrics in methods(tree):
-        numbers = [shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
+    for row, metrics in landscape.measured(tree.replications):
+        numbers = [landscape.shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
         known = (row.name, row.rule, row.setting, row.output, str(row.cost))
-        rows.append((*known, *numbers, paper or "not yet"))
+        rows.append((*known, *numbers, "not yet" if metrics is landscape.NOT_HERE else row.paper))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

@@ -5,7 +5,22 @@
 Modules are part of the surface too: `flowcore.times.ordered`, `flowcore.plots.points`, `flowcore.record.check`.
 """
 
-from flowcore import calculus, data, guidance, metrics, nets, path, plots, record, sample, tasks, teachers, times, train
+from flowcore import (
+    calculus,
+    data,
+    guidance,
+    landscape,
+    metrics,
+    nets,
+    path,
+    plots,
+    record,
+    sample,
+    tasks,
+    teachers,
+    times,
+    train,
+)
 from flowcore.exact import GaussianMap
 from flowcore.exact import MixtureMap
 from flowcore.exact import checkerboard

@@ -402,16 +402,6 @@ def test_the_list_shows_every_method(landscape, capsys):
     assert lines[1].endswith("not yet")
 
 
-def test_methods_that_share_a_notebook_find_their_own_metrics(landscape):
-    path = landscape / "replications" / "mean_flow.json"
-    kept = json.loads(path.read_text())
-    kept["presets"]["mixture"]["metrics"]["mf_cost"] = MEAN_FLOW | {"mean": 7}
-    record.write(path, kept)
-    (row,) = (row for row in METHODS if row.name == "MF")
-    found = replicate.measured(replicate.Tree(landscape), row)
-    assert found["cost"]["mean"] == 7 and found["endpoint_error_1"] == ERROR
-
-
 def test_lab_opens_at_the_root(tree, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments) or 0)

@@ -1,0 +1,43 @@
+"""The table of README and of `100_landscape`, on records that are known."""
+
+import pytest
+
+from flowcore import METHODS, landscape, record
+
+FOUR = {"mean": 4, "spread": 0.0, "band": None, "seeds": [4, 4, 4]}
+ERROR = {"mean": 0.18123, "spread": 0.0123, "band": [0.1, 0.3], "seeds": [0.18, 0.17, 0.19]}
+CLAIM = {"claim": "a | b", "measured": "1", "verdict": "holds", "agree": "2/3"}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A folder with the record of MeanFlow alone."""
+    entry = {"parameters": {}, "metrics": {"cost": FOUR, "endpoint_error_1": ERROR}, "claims": [CLAIM]}
+    entry["recorded"] = {"date": "2026-01-01", "device": "cpu"}
+    kept = {"title": "T", "url": "U", "presets": {"mixture": entry, "digits": {"parameters": {}}}}
+    record.write(tmp_path / "mean_flow.json", kept)
+    return tmp_path
+
+
+def test_every_row_is_in_the_table_and_numbers_only_where_they_were_recorded(recorded):
+    lines = landscape.table(recorded, link="there").splitlines()[2:]
+    assert len(lines) == len(METHODS)
+    (line,) = (line for line in lines if "mean_flow" in line)
+    assert line.startswith("| [MF](there/mean_flow.ipynb) | Eulerian |")
+    assert line.endswith("| 4 | 4 | 0.181 ± 0.012 |  |  |  |")
+    assert all(line.endswith("|  |  |  |  |  |") for line in lines if "mean_flow" not in line)
+
+
+def test_methods_that_share_a_notebook_find_their_own_metrics(recorded):
+    path = recorded / "mean_flow.json"
+    kept = record.read(path)
+    kept["presets"]["mixture"]["metrics"]["mf_cost"] = FOUR | {"mean": 7, "seeds": [7, 7, 7]}
+    record.write(path, kept)
+    (row,) = (row for row in METHODS if row.name == "MF")
+    found = landscape.metrics_of(row, path)
+    assert found["cost"]["mean"] == 7 and found["endpoint_error_1"] == ERROR
+
+
+def test_every_claim_is_listed_with_its_verdict(recorded):
+    lines = landscape.claims(recorded).splitlines()
+    assert lines[2:] == [r"| [mean_flow](replications/mean_flow.ipynb), mixture | a \| b | 1 | holds (2/3) |"]
