@@ -482,6 +482,60 @@ def list_methods(tree: Tree) -> int:
     return 0
 
 
+# --- site ----------------------------------------------------------------------------------------------------------
+
+FRONT = "100_landscape"
+
+
+def site(tree: Tree) -> int:
+    """Every notebook as a page under build/site, as it was recorded; the landscape is the front page."""
+    from nbconvert import HTMLExporter
+
+    names = [path.stem for path in sorted((tree.root / "notebooks").glob("*.ipynb")) if path.stem != TEMPLATE]
+    if FRONT not in names:
+        raise BadInput(f"the front page {tree.notebook(FRONT)} is missing")
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
+    top = tree.build / "site"
+    shutil.rmtree(top, ignore_errors=True)
+    for name in names + tree.papers():
+        notebook, above = load(tree.notebook(name)), "" if name == FRONT else "../"
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = linked(cell.source, name)
+            for output in cell.get("outputs", []):
+                if text := output.get("data", {}).get("text/markdown"):
+                    output["data"]["text/markdown"] = linked(text, name)
+        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(contents(tree, names, above)))
+        notebook.metadata["title"] = name
+        page = top / ("index.html" if name == FRONT else f"{tree.folder(name).name}/{name}.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        body, _ = exporter.from_notebook_node(notebook)
+        page.write_text(body, encoding="utf-8")
+    print(top / "index.html")
+    return 0
+
+
+def linked(text: str, name: str) -> str:
+    """Links to notebooks become links to their pages; the front page lies one folder higher than its notebook."""
+
+    def page(link: re.Match) -> str:
+        folder, target, anchor = link[1], link[2], link[3] or ""
+        if name == FRONT:
+            folder = folder.removeprefix("../") or "notebooks/"
+        if target == FRONT:
+            folder, target = "" if name == FRONT else "../", "index"
+        return f"]({folder}{target}.html{anchor})"
+
+    return re.sub(r"\]\(((?:\.\./)?(?:\w+/)?)(\w+)\.ipynb(#[^)\s]*)?\)", page, text)
+
+
+def contents(tree: Tree, names: list[str], above: str) -> str:
+    """The line of links at the top of every page."""
+    reading = [f"[{name}]({above}notebooks/{name}.html)" for name in names if name != FRONT]
+    papers = [f"[{name}]({above}replications/{name}.html)" for name in tree.papers()]
+    return " · ".join([f"[{FRONT}]({above}index.html)", *reading, *papers])
+
+
 def lab(tree: Tree) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={tree.root}"])
 
@@ -523,6 +577,7 @@ def command_line() -> argparse.ArgumentParser:
     verb.add_argument("--url", required=True)
     verb = verbs.add_parser("table", help="rewrite the landscape table in README.md")
     verb.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    verbs.add_parser("site", help="every notebook as a page under build/site, the landscape in front")
     verbs.add_parser("lab", help="JupyterLab in this environment")
     return parser
 
@@ -542,6 +597,8 @@ def dispatch(arguments: argparse.Namespace, tree: Tree) -> int:
             return new(tree, arguments.paper, arguments.title, arguments.url)
         case "table":
             return table(tree, arguments.check)
+        case "site":
+            return site(tree)
         case "lab":
             return lab(tree)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -400,6 +401,33 @@ def test_the_list_shows_every_method(landscape, capsys):
     (line,) = (line for line in lines if line.startswith("MF "))
     assert "0.181 ± 0.012" in line and line.endswith("mean_flow")
     assert lines[1].endswith("not yet")
+
+
+def test_the_site_has_a_page_per_notebook_and_its_links_lead_to_pages(landscape, capsys):
+    (landscape / "notebooks").mkdir()
+    assert replicate.main(["site"], landscape) == 2
+    one_line(capsys, "100_landscape")
+    for name in ("000_first", "100_landscape", "900_template"):
+        page = notebook()
+        page.cells[
+            0
+        ].source = "[a](../replications/mean_flow.ipynb#cell-id=train) [b](000_first.ipynb) [c](100_landscape.ipynb)"
+        nbformat.write(page, landscape / "notebooks" / f"{name}.ipynb")
+    assert replicate.main(["site"], landscape) == 0
+    top = landscape / "build" / "site"
+    pages = {str(path.relative_to(top)) for path in top.rglob("*.html")}
+    assert pages == {
+        "index.html",
+        "notebooks/000_first.html",
+        "replications/mean_flow.html",
+        "replications/paper.html",
+    }
+    for page in pages:
+        text = (top / page).read_text()
+        assert ".ipynb" not in text
+        links = [link.partition("#")[0] for link in re.findall(r'<a href="([^"#]+)', text) if "://" not in link]
+        assert links and all(((top / page).parent / link).exists() for link in links)
+    assert 'id="cell-id=train"' in (top / "replications/mean_flow.html").read_text()
 
 
 def test_lab_opens_at_the_root(tree, monkeypatch):
