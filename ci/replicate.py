@@ -485,6 +485,9 @@ def list_methods(tree: Tree) -> int:
 # --- site ----------------------------------------------------------------------------------------------------------
 
 FRONT = "100_landscape"
+STYLE = (
+    "<style>.jp-RenderedMarkdown pre { font-family: var(--jp-code-font-family, monospace); }</style>"  # else it is text
+)
 
 
 def site(tree: Tree) -> int:
@@ -510,7 +513,7 @@ def site(tree: Tree) -> int:
         page = top / ("index.html" if name == FRONT else f"{tree.folder(name).name}/{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
         body, _ = exporter.from_notebook_node(notebook)
-        page.write_text(body, encoding="utf-8")
+        page.write_text(body.replace("</head>", f"{STYLE}</head>", 1), encoding="utf-8")
     print(top / "index.html")
     return 0
 
