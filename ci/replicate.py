@@ -269,9 +269,29 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
     return 1 if any(failures) else 0
 
 
-def check(tree: Tree, papers: Sequence[str]) -> int:
+def touched(tree: Tree, revision: str) -> list[str]:
+    """The replications that changed since a revision of git; all of them when something else than a notebook, its record
+    or a text did."""
+    git = ["git", "-C", str(tree.root), "diff", "--name-only", f"{revision}...HEAD"]
+    run = subprocess.run(git, capture_output=True, text=True)
+    if run.returncode:
+        raise BadInput(f"git cannot compare with {revision!r}: {first_line(run.stderr)}")
+    changed = [Path(line) for line in run.stdout.splitlines()]
+    papers = [path.stem for path in changed if path.parent.name == tree.replications.name]
+    if any(path.stem not in papers and path.suffix != ".md" for path in changed):
+        return tree.papers()
+    return [paper for paper in tree.papers() if paper in papers]
+
+
+def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
     """nbval on the notebooks as they are. It passes on cells that were never run, so these are refused before."""
-    notebooks = [tree.notebook(paper) for paper in tree.choose(papers or ["all"])]
+    if since and papers:
+        raise BadInput("say which replications, or --since a revision, not both")
+    chosen = touched(tree, since) if since else tree.choose(papers or ["all"])
+    notebooks = [tree.notebook(paper) for paper in chosen]
+    if since and not notebooks:
+        print(f"no replication has changed since {since}")
+        return 0
     if not notebooks:
         raise BadInput("there is no replication to check yet")
     for path in notebooks:
@@ -569,6 +589,7 @@ def command_line() -> argparse.ArgumentParser:
     verb.add_argument("--jobs", type=positive, default=1, help="notebooks at a time")
     verb = verbs.add_parser("check", help="rerun recorded notebooks as they are and compare (nbval)")
     verb.add_argument("papers", nargs="*", metavar="PAPER", help="default: all")
+    verb.add_argument("--since", metavar="REVISION", help="those that changed since; all, when the code did")
     verb = verbs.add_parser("record", help="measure over seeds and write the JSON file and the notebook")
     verb.add_argument("paper", metavar="PAPER")
     verb.add_argument("--preset", default=record.DEFAULT_PRESET)
@@ -592,7 +613,7 @@ def dispatch(arguments: argparse.Namespace, tree: Tree) -> int:
         case "run":
             return run(tree, arguments.papers, arguments.preset, arguments.assignments, arguments.jobs)
         case "check":
-            return check(tree, arguments.papers)
+            return check(tree, arguments.papers, arguments.since)
         case "record":
             seeds = arguments.seeds or (5 if arguments.preset == record.DEFAULT_PRESET else 3)
             return record_paper(tree, arguments.paper, arguments.preset, seeds, arguments.jobs)

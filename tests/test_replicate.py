@@ -348,6 +348,27 @@ def test_check_refuses_what_nbval_would_not_compare(recorded, capsys, spoil, exp
 # --- new, table, list ----------------------------------------------------------------------------------------------
 
 
+def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):
+    put(tree, "other_paper")
+    (tree / "flowcore").mkdir()
+
+    def commit(name, text):
+        (tree / name).write_text(text)
+        for arguments in (["add", "."], ["-c", "user.name=n", "-c", "user.email=e@e", "commit", "-qm", "m"]):
+            subprocess.run(["git", *arguments], cwd=tree, check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
+    commit("flowcore/maps.py", "1")
+    there = replicate.Tree(tree)
+    assert replicate.touched(there, "HEAD") == []
+    commit("README.md", "new")
+    assert replicate.touched(there, "HEAD~1") == []
+    commit("replications/paper.json", "{}")
+    assert replicate.touched(there, "HEAD~2") == ["paper"]
+    commit("flowcore/maps.py", "2")
+    assert replicate.touched(there, "HEAD~1") == ["other_paper", "paper"]
+
+
 def test_new_makes_a_replication_that_runs(tree, capsys):
     (tree / "notebooks").mkdir()
     template = notebook(check=CHECK.replace("paper", "900_template", 1))
