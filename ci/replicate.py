@@ -270,8 +270,8 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
 
 
 def touched(tree: Tree, revision: str) -> list[str]:
-    """The replications that changed since a revision of git; all of them when something else than a notebook, its record
-    or a text did."""
+    """The replications that changed since a revision of git; all of them when more than notebooks, records and texts
+    did."""
     git = ["git", "-C", str(tree.root), "diff", "--name-only", f"{revision}...HEAD"]
     run = subprocess.run(git, capture_output=True, text=True)
     if run.returncode:

@@ -162,9 +162,8 @@ def main() -> int:
                 print(f"{mutant.function}, {mutant.change}: {by or known or 'SURVIVED'}", flush=True)
                 same += bool(not by and known)
                 survivors += [] if by or known else [mutant]
-    print(
-        f"{len(chosen)} mutants, {len(chosen) - same - len(survivors)} caught, {same} the same, {len(survivors)} survived"
-    )
+    killed = len(chosen) - same - len(survivors)
+    print(f"{len(chosen)} mutants, {killed} caught, {same} the same, {len(survivors)} survived")
     return 1 if survivors else 0
 
 
