@@ -19,10 +19,11 @@ from flowcore.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "ci"))
-from replicate import code_cells, failure, tagged  # noqa: E402
+from replicate import TEMPLATE, code_cells, failure, tagged  # noqa: E402
 
 REPLICATIONS = ROOT / "replications"
 PAPERS = sorted(path.stem for path in REPLICATIONS.glob("*.ipynb"))
+READING = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != TEMPLATE)
 SECTIONS = ["2 Notation", "3 Parameters", "4 Task", "5 The equality", "6 Training", "7 Samples", "8 Claims"]
 SECTIONS += ["9 Recorded metrics"]
 METRICS = ["cost", "endpoint_error_1", "energy_distance"]
@@ -159,7 +160,9 @@ def size(notebook, kept, paper):
     return [f"{length} bytes"] if length >= LARGEST else []
 
 
-GUARDS = [sections, parameters_cell, executed, outputs, metadata, portable, last_cell, metrics, default_preset, size]
+PLAIN = [parameters_cell, executed, outputs, metadata, portable, size]  # of what is tied to no paper, too
+RECORDED = [last_cell, default_preset]
+GUARDS = [*PLAIN, *RECORDED, sections, metrics]
 
 
 # --- the notebooks -------------------------------------------------------------------------------------------------
@@ -170,6 +173,14 @@ GUARDS = [sections, parameters_cell, executed, outputs, metadata, portable, last
 def test_replication(paper, guard):
     notebook = nbformat.read(REPLICATIONS / f"{paper}.ipynb", as_version=4)
     assert guard(notebook, record.read(REPLICATIONS / f"{paper}.json"), paper) == []
+
+
+@pytest.mark.parametrize("path", READING, ids=lambda path: path.stem)
+def test_reading_path(path):
+    notebook, there = nbformat.read(path, as_version=4), path.with_suffix(".json")
+    kept = record.read(there) if there.exists() else None
+    guards = [*PLAIN, *(RECORDED if kept else [])]
+    assert [problem for guard in guards for problem in guard(notebook, kept, path.stem)] == []
 
 
 def test_notebooks_and_records_come_in_pairs():
