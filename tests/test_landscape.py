@@ -1,9 +1,5 @@
-"""The table of README and of `100_landscape`, on records that are known, and where the links of the latter lead."""
+"""The table of README and of `100_landscape`, on records that are known."""
 
-import re
-from pathlib import Path
-
-import nbformat
 import pytest
 
 from flowcore import METHODS, landscape, record
@@ -45,14 +41,3 @@ def test_methods_that_share_a_notebook_find_their_own_metrics(recorded):
 def test_every_claim_is_listed_with_its_verdict(recorded):
     lines = landscape.claims(recorded).splitlines()
     assert lines[2:] == [r"| [mean_flow](replications/mean_flow.ipynb), mixture | a \| b | 1 | holds (2/3) |"]
-
-
-def test_the_errata_lead_to_cells_that_are_there():
-    notebooks = Path(__file__).resolve().parent.parent / "notebooks"
-    landscape_notebook = nbformat.read(notebooks / "100_landscape.ipynb", as_version=4)
-    links = re.findall(
-        r"\]\((\S+\.ipynb)#cell-id=([\w-]+)\)", "".join(cell.source for cell in landscape_notebook.cells)
-    )
-    assert len(links) > 10
-    for path, cell in links:
-        assert cell in {there.id for there in nbformat.read(notebooks / path, as_version=4).cells}, (path, cell)
