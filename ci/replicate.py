@@ -193,8 +193,18 @@ class Run:
 def write_html(path: Path) -> None:
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter().from_filename(str(path))
+    body, _ = HTMLExporter().from_notebook_node(described(load(path)), {"metadata": {"name": path.stem}})
     path.with_suffix(".html").write_text(body, encoding="utf-8")
+
+
+def described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same, its figures with the heading above as their text, for readers who cannot see and for nbconvert."""
+    above = headings(notebook)
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                output.metadata.setdefault("image/png", {}).setdefault("alt", f"Figure: {above[cell.id]}")
+    return notebook
 
 
 def execute(runs: Sequence[Run], jobs: int) -> Iterator[str | None]:
@@ -489,6 +499,7 @@ def table(tree: Tree, check_only: bool) -> int:
 
 
 def list_methods(tree: Tree) -> int:
+    """The rows of the survey's table, then the replications of what is not in it."""
     from flowcore import landscape  # here: it imports JAX
 
     rows = [("method", "rule", "setting", "output", "cost", "measured", "1-step error", "replication")]
@@ -496,6 +507,10 @@ def list_methods(tree: Tree) -> int:
         numbers = [landscape.shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
         known = (row.name, row.rule, row.setting, row.output, str(row.cost))
         rows.append((*known, *numbers, "not yet" if metrics is landscape.NOT_HERE else row.paper))
+    for paper in sorted(set(tree.papers()) - {row.paper for row in landscape.METHODS}):
+        metrics = record.read(tree.record(paper))["presets"][record.DEFAULT_PRESET].get("metrics", {})
+        numbers = [landscape.shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
+        rows.append(("-", "", "", "", "", *numbers, paper))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -532,7 +547,7 @@ def site(tree: Tree) -> int:
         notebook.metadata["title"] = name
         page = top / ("index.html" if name == FRONT else f"{tree.folder(name).name}/{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
-        body, _ = exporter.from_notebook_node(notebook)
+        body, _ = exporter.from_notebook_node(described(notebook))
         page.write_text(body.replace("</head>", f"{STYLE}</head>", 1), encoding="utf-8")
     print(top / "index.html")
     return 0
@@ -581,7 +596,7 @@ def positive(text: str) -> int:
 def command_line() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="ci/replicate", description="Run, check and record the replications.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("list", help="the methods, and what was measured of them")
+    verbs.add_parser("list", help="the methods and the replications, and what was measured of them")
     verb = verbs.add_parser("run", help="execute notebooks into build/, with other parameters if wished")
     verb.add_argument("papers", nargs="*", metavar="PAPER", help="a name of the list, or all")
     verb.add_argument("-p", dest="assignments", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))

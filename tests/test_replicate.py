@@ -424,6 +424,23 @@ def test_the_list_shows_every_method(landscape, capsys):
     assert lines[1].endswith("not yet")
 
 
+def test_the_list_shows_a_replication_that_is_not_in_the_table(landscape, capsys):
+    put(landscape, "new_paper")
+    assert replicate.main(["list"], landscape) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["-", "new_paper"]
+
+
+def test_a_page_describes_its_figures_and_nbconvert_has_nothing_to_warn_of(tmp_path, caplog):
+    page = notebook()
+    figure = nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "Figure"})
+    page.cells[4].outputs = [figure]
+    nbformat.write(page, tmp_path / "page.ipynb")
+    replicate.write_html(tmp_path / "page.ipynb")
+    html = (tmp_path / "page.html").read_text()
+    assert 'alt="Figure: 6 Training"' in html and "<title>page</title>" in html
+    assert not caplog.records
+
+
 def test_the_site_has_a_page_per_notebook_and_its_links_lead_to_pages(landscape, capsys):
     (landscape / "notebooks").mkdir()
     assert replicate.main(["site"], landscape) == 2

@@ -79,7 +79,8 @@ def defaults(notebook):
 def executed(notebook, kept, paper):
     """From top to bottom in one go, without an error."""
     counts = [cell.execution_count for cell in code_cells(notebook)]
-    problems = [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts {counts}"]
+    in_order = counts == list(range(1, len(counts) + 1))
+    problems = [] if in_order else [f"execution counts {counts}; ci/replicate record {paper}"]
     return problems + [text for text in [failure(notebook)] if text]
 
 
