@@ -191,20 +191,17 @@ class Run:
 
 
 def write_html(path: Path) -> None:
-    from nbconvert import HTMLExporter
-
-    body, _ = HTMLExporter().from_notebook_node(described(load(path)), {"metadata": {"name": path.stem}})
+    body, _ = page_exporter().from_filename(str(path))
     path.with_suffix(".html").write_text(body, encoding="utf-8")
 
 
-def described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same, its figures with the heading above as their text, for readers who cannot see and for nbconvert."""
-    above = headings(notebook)
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {}).setdefault("alt", f"Figure: {above[cell.id]}")
-    return notebook
+def page_exporter(**options):
+    """nbconvert's, which would warn on every run that figures lack a text; its template cannot give them one."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(**options)
+    exporter.log.setLevel("ERROR")
+    return exporter
 
 
 def execute(runs: Sequence[Run], jobs: int) -> Iterator[str | None]:
@@ -527,12 +524,10 @@ STYLE = (
 
 def site(tree: Tree) -> int:
     """Every notebook as a page under build/site, as it was recorded; the landscape is the front page."""
-    from nbconvert import HTMLExporter
-
     names = [path.stem for path in sorted((tree.root / "notebooks").glob("*.ipynb")) if path.stem != TEMPLATE]
     if FRONT not in names:
         raise BadInput(f"the front page {tree.notebook(FRONT)} is missing")
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = page_exporter(exclude_input_prompt=True, exclude_output_prompt=True)
     top = tree.build / "site"
     shutil.rmtree(top, ignore_errors=True)
     for name in names + tree.papers():
@@ -547,7 +542,7 @@ def site(tree: Tree) -> int:
         notebook.metadata["title"] = name
         page = top / ("index.html" if name == FRONT else f"{tree.folder(name).name}/{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
-        body, _ = exporter.from_notebook_node(described(notebook))
+        body, _ = exporter.from_notebook_node(notebook)
         page.write_text(body.replace("</head>", f"{STYLE}</head>", 1), encoding="utf-8")
     print(top / "index.html")
     return 0
