@@ -9,7 +9,6 @@ from pathlib import Path
 from flowcore import record
 from flowcore.methods import METHODS, Method
 
-REPLICATIONS = Path("../replications")  # where a notebook of the reading path finds them
 NOT_HERE = {}  # what is measured of a row without a replication
 
 COLUMNS = {  # metric -> title
@@ -21,10 +20,19 @@ COLUMNS = {  # metric -> title
 }
 
 
-def measured(replications: Path = REPLICATIONS) -> Iterator[tuple[Method, dict[str, dict]]]:
+def replications() -> Path:
+    """The folder of that name beside or above the working directory: where a notebook finds the records, wherever it is
+    executed. Raises FileNotFoundError when there is none."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "replications").is_dir():
+            return folder / "replications"
+    raise FileNotFoundError(f"no folder `replications` in {Path.cwd()} or above: run this inside of the repository")
+
+
+def measured(records: Path | None = None) -> Iterator[tuple[Method, dict[str, dict]]]:
     """Per row of the survey's table: the row, and its metrics as recorded on the default preset."""
     for row in METHODS:
-        path = replications / f"{row.paper}.json"
+        path = (records or replications()) / f"{row.paper}.json"
         yield row, metrics_of(row, path) if row.here and path.exists() else NOT_HERE
 
 
@@ -49,10 +57,10 @@ def markdown(titles: list[str], rows: list[list[str]], numbers: int = 0) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *escaped])
 
 
-def table(replications: Path = REPLICATIONS, link: str = "replications") -> str:
+def table(records: Path | None = None, link: str = "replications") -> str:
     """The whole table as Markdown; `link` is the folder of the notebooks as the reader's page sees it."""
     rows = []
-    for row, metrics in measured(replications):
+    for row, metrics in measured(records):
         name = row.name if metrics is NOT_HERE else f"[{row.name}]({link}/{row.paper}.ipynb)"
         known = [name, row.rule, row.setting, row.output, row.notes, str(row.cost)]
         rows.append(known + [shown(metrics.get(metric)) for metric in COLUMNS])
@@ -60,10 +68,10 @@ def table(replications: Path = REPLICATIONS, link: str = "replications") -> str:
     return markdown(titles, rows, numbers=1 + len(COLUMNS))
 
 
-def claims(replications: Path = REPLICATIONS, link: str = "replications") -> str:
+def claims(records: Path | None = None, link: str = "replications") -> str:
     """Every claim of every record with its verdict, how many seeds say so, and what the first seed measured."""
     rows = []
-    for path in sorted(replications.glob("*.json")):
+    for path in sorted((records or replications()).glob("*.json")):
         for preset, kept in record.read(path)["presets"].items():
             for claim in kept.get("claims", []):
                 verdict = f"{claim['verdict']} ({claim['agree']})"

@@ -41,3 +41,13 @@ def test_methods_that_share_a_notebook_find_their_own_metrics(recorded):
 def test_every_claim_is_listed_with_its_verdict(recorded):
     lines = landscape.claims(recorded).splitlines()
     assert lines[2:] == [r"| [mean_flow](replications/mean_flow.ipynb), mixture | a \| b | 1 | holds (2/3) |"]
+
+
+def test_the_records_are_found_from_a_folder_below(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="inside of the repository"):
+        landscape.replications()
+    (tmp_path / "replications").mkdir()
+    (tmp_path / "build" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "build" / "deep")
+    assert landscape.replications() == tmp_path / "replications"
