@@ -1,5 +1,9 @@
-"""The table of README and of `100_landscape`, on records that are known."""
+"""The table of README and of `100_landscape`, on records that are known, and where the links of the latter lead."""
 
+import re
+from pathlib import Path
+
+import nbformat
 import pytest
 
 from flowcore import METHODS, landscape, record
@@ -51,3 +55,14 @@ def test_the_records_are_found_from_a_folder_below(tmp_path, monkeypatch):
     (tmp_path / "build" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "build" / "deep")
     assert landscape.replications() == tmp_path / "replications"
+
+
+def test_the_errata_lead_to_cells_that_are_there():
+    notebooks = Path(__file__).resolve().parent.parent / "notebooks"
+    landscape_notebook = nbformat.read(notebooks / "100_landscape.ipynb", as_version=4)
+    links = re.findall(
+        r"\]\((\S+\.ipynb)#cell-id=([\w-]+)\)", "".join(cell.source for cell in landscape_notebook.cells)
+    )
+    assert len(links) > 10
+    for path, cell in links:
+        assert cell in {there.id for there in nbformat.read(notebooks / path, as_version=4).cells}, (path, cell)
