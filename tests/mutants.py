@@ -28,7 +28,7 @@ LOSSES = ROOT / "flowcore" / "losses"
 FILES = ("diagonal", "lagrangian", "eulerian", "compositional")
 TIMES = ("s", "u", "t")
 POINTS = {"x_u": "x", "y": "x", "end": "x", "F_u": "x"}  # where an equality is asked -> where its jump starts
-SAME = {}
+SAME = {("lsd", "nothing stopped in stop_gradient(end)"): "the same: the stop around it stops this too"}
 
 
 class Mutant(NamedTuple):
