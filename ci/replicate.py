@@ -65,6 +65,10 @@ class Tree:
     def record(self, name: str) -> Path:
         return self.folder(name) / f"{name}.json"
 
+    def keeps_record(self, name: str) -> bool:
+        """A replication must have one; of the reading path those that have."""
+        return self.folder(name) == self.replications or self.record(name).exists()
+
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 
@@ -258,10 +262,10 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
     runs = []
     for paper in tree.choose(papers):
         given = defaults(tree.notebook(paper))
-        parameters = {}
-        if preset or tree.record(paper).exists():  # read in any case, so that a spoilt record is named
-            parameters = preset_parameters(tree.record(paper), preset or record.DEFAULT_PRESET, given)
-        parameters = parameters if preset else {}
+        recorded = {}
+        if preset or tree.keeps_record(paper):  # read in any case, so that a spoilt record is named
+            recorded = preset_parameters(tree.record(paper), preset or record.DEFAULT_PRESET, given)
+        parameters = recorded if preset else {}
         parameters |= {name: parse(name, text, given) for name, text in assignments}
         output = tree.build / f"{paper}{f'.{preset}' if preset else ''}.ipynb"
         runs.append(Run(tree.notebook(paper), output, parameters, tree.folder(paper), paper, html=True))
@@ -305,7 +309,7 @@ def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
         last = code_cells(load(path))[-1]
         reason = failure(load(path))
         compared = tagged(last, "nbval-check-output") and last.outputs
-        if not reason and path.with_suffix(".json").exists() and not compared:
+        if not reason and tree.keeps_record(path.stem) and not compared:
             reason = "the last cell must be tagged nbval-check-output and have its output"
         if reason:
             raise NotebookFailed(f"{path.name}, {reason}; ci/replicate record {path.stem}")

@@ -348,6 +348,13 @@ def test_check_refuses_what_nbval_would_not_compare(recorded, capsys, spoil, exp
 # --- new, table, list ----------------------------------------------------------------------------------------------
 
 
+def test_a_replication_without_its_record_is_refused_and_the_reading_path_needs_none(tree, capsys):
+    (tree / "replications" / "paper.json").unlink()
+    assert replicate.main(["run", "paper"], tree) == 2
+    there = replicate.Tree(tree)
+    assert there.keeps_record("paper") and not there.keeps_record("000_first")
+
+
 def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):
     put(tree, "other_paper")
     (tree / "flowcore").mkdir()
