@@ -28,7 +28,11 @@ LOSSES = ROOT / "flowcore" / "losses"
 FILES = ("diagonal", "lagrangian", "eulerian", "compositional")
 TIMES = ("s", "u", "t")
 POINTS = {"x_u": "x", "y": "x", "end": "x", "F_u": "x"}  # where an equality is asked -> where its jump starts
-SAME = {("lsd", "nothing stopped in stop_gradient(end)"): "the same: the stop around it stops this too"}
+STOPPED = "the same: the stop around it stops this too"
+SAME = {
+    ("lsd", "nothing stopped in stop_gradient(end)"): STOPPED,
+    ("free_flow", "nothing stopped in stop_gradient(interpolate(x + (t - s) * V, noise, u))"): STOPPED,
+}
 
 
 class Mutant(NamedTuple):

@@ -472,23 +472,6 @@ def test_the_site_has_a_page_per_notebook_and_its_links_lead_to_pages(landscape,
     assert 'id="cell-id=train"' in (top / "replications/mean_flow.html").read_text()
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_front_page_and_a_replication():
-    """What is in the repository, as a page: needs Debian's chromium."""
-    browser = shutil.which("chromium") or pytest.skip("no chromium on this machine")
-    assert replicate.main(["site"]) == 0
-
-    def seen(page):
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-        address = (CI.parent / "build" / "site" / page).as_uri()
-        return subprocess.run([browser, *options, address], capture_output=True, text=True, timeout=120).stdout
-
-    front = seen("index.html")
-    assert all(f">{row.name}</a></td>" in front for row in METHODS)
-    replication = seen("replications/mean_flow.html")
-    assert "9 Recorded metrics" in replication and "as recorded" in replication and "data:image/png" in replication
-
-
 def test_lab_opens_at_the_root(tree, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments) or 0)

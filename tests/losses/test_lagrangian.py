@@ -268,6 +268,24 @@ def test_where_the_companion_agrees_with_the_teacher_free_flow_corrects_nothing(
     assert jnp.array_equal(left, right)
 
 
+def test_the_correction_written_out():
+    """Value and gradient of the paper's two lines, not only from s = 1 to t = 0 where they are asked for."""
+    model, auxiliary, teacher = AverageVelocityMap(small_net()), AverageVelocityMap(small_net(1)), gaussian()
+    s, u, t = 0.9, 0.6, 0.2
+
+    def sides(m):
+        extra = {"auxiliary": auxiliary.velocity, "noise": NOISE}
+        return free_flow(m, EPS, s, u, t, v=teacher.velocity, target=m, **extra)
+
+    V = model.average_velocity(EPS, s, t)
+    x_u = (1 - u) * (EPS + (t - s) * V) + u * NOISE
+    correction = auxiliary.velocity(x_u, u) - teacher.velocity(x_u, u)
+    left, right = sides(model)
+    assert jnp.allclose(left, V, atol=1e-14) and jnp.allclose(right, V - correction, atol=1e-14)
+    ours = gradient(lambda m: squared(*sides(m)) / 2, model)
+    assert jnp.allclose(ours, gradient(lambda m: m.average_velocity(EPS, s, t) @ correction, model), atol=1e-12)
+
+
 def test_the_correction_moves_samples_from_where_they_crowd_to_where_the_teacher_has_more():
     """Samples around +1, data around 0: a step down the gradient lowers the endpoint. The other sign would raise it."""
     model, teacher = AverageVelocityMap(small_net()), gaussian()
@@ -293,10 +311,11 @@ def test_the_companion_learns_the_velocity_of_the_maps_samples():
 
 
 def test_the_companion_sends_no_gradient_into_the_map():
+    """Even where the live map stands in for the target and gives the velocity."""
     model, x = Accompanied(AverageVelocityMap(small_net()), AverageVelocityMap(small_net(1))), EPS
 
     def value(m):
-        left, right = free_flow_auxiliary(m, x, 1.0, 0.6, 0.0, v=lambda x, t: NOISE, target=model, noise=NOISE)
+        left, right = free_flow_auxiliary(m, x, 1.0, 0.6, 0.0, v=m.map.velocity, target=m.map, noise=NOISE)
         return squared(left, right)
 
     found = eqx.filter_grad(value)(model)
