@@ -210,11 +210,18 @@ def page_exporter(**options):
 
 def execute(runs: Sequence[Run], jobs: int) -> Iterator[str | None]:
     """What failed in each run, in order; `jobs` kernels at a time. Leaving early does not wait for those that run."""
+    share_cores(jobs)
     pool = ThreadPoolExecutor(jobs)
     try:
         yield from pool.map(Run.__call__, runs)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def share_cores(jobs: int) -> None:
+    """As many threads for each kernel as it has cores to itself: with more, two notebooks on two cores take half as
+    long again. NPROC is how XLA is told."""
+    os.environ.setdefault("NPROC", str(max(1, (os.cpu_count() or 1) // jobs)))
 
 
 # --- run and check -------------------------------------------------------------------------------------------------
@@ -281,17 +288,17 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
 
 
 def touched(tree: Tree, revision: str) -> list[str]:
-    """The replications that changed since a revision of git; all of them when more than notebooks, records and texts
-    did."""
+    """The notebooks that changed since a revision of git, or whose record did; every replication when the code did."""
     git = ["git", "-C", str(tree.root), "diff", "--name-only", f"{revision}...HEAD"]
     run = subprocess.run(git, capture_output=True, text=True)
     if run.returncode:
         raise BadInput(f"git cannot compare with {revision!r}: {first_line(run.stderr)}")
     changed = [Path(line) for line in run.stdout.splitlines()]
-    papers = [path.stem for path in changed if path.parent.name == tree.replications.name]
-    if any(path.stem not in papers and path.suffix != ".md" for path in changed):
-        return tree.papers()
-    return [paper for paper in tree.papers() if paper in papers]
+    folders = {tree.folder("0").name, tree.replications.name}
+    names = {path.stem for path in changed if path.parent.name in folders}
+    if any(path.parent.name not in folders and path.suffix != ".md" for path in changed):
+        names |= set(tree.papers())
+    return sorted(name for name in names - {TEMPLATE} if tree.notebook(name).exists())
 
 
 def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
@@ -315,7 +322,9 @@ def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
             raise NotebookFailed(f"{path.name}, {reason}; ci/replicate record {path.stem}")
     # Its own (empty) configuration: the repository's turns warnings into errors, which is for tests/ only.
     pytest = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", tree.root, "-p", "no:cacheprovider"]
-    nbval = ["--nbval-lax", "--nbval-cell-timeout", "3600", "-n", "2", "--dist", "loadscope"]
+    jobs = 2
+    share_cores(jobs)
+    nbval = ["--nbval-lax", "--nbval-cell-timeout", "3600", "-n", str(jobs), "--dist", "loadscope"]
     return 1 if subprocess.run([*pytest, *nbval, *notebooks]).returncode else 0
 
 

@@ -374,6 +374,10 @@ def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):
     assert replicate.touched(there, "HEAD~2") == ["paper"]
     commit("flowcore/maps.py", "2")
     assert replicate.touched(there, "HEAD~1") == ["other_paper", "paper"]
+    (tree / "notebooks").mkdir()
+    commit("notebooks/000_first.ipynb", "{}")
+    commit("notebooks/900_template.ipynb", "{}")
+    assert replicate.touched(there, "HEAD~2") == ["000_first"]
 
 
 def test_new_makes_a_replication_that_runs(tree, capsys):
