@@ -152,7 +152,7 @@ def test_a_run_with_a_curriculum_resumes_bit_for_bit():
     sgd = optax.sgd(0.1)
     begun = begin_weight(sgd, target_decay=slower)
     whole = run(begun, pull, optimiser=sgd, steps=6, chunk=2, target_decay=slower)
-    resumed = run(whole[0][0], pull, optimiser=sgd, steps=6, chunk=1, target_decay=slower)
+    resumed = run(whole[0][0], pull, optimiser=sgd, steps=6, chunk=4, target_decay=slower)
     assert same(resumed[-1][0], whole[-1][0])
     assert np.array_equal(joined(resumed, "lag"), joined(whole, "lag")[2:])
 
