@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from flowcore import attention
 from flowcore.path import Point, Time
 
 Condition = Float[Array, "..."] | float | None  # what a map is asked under: numbers of order one, or nothing
@@ -102,22 +103,23 @@ class ResidualMLP(eqx.Module):
 
 
 class Attention(eqx.Module):
-    """Self-attention with normalised queries and keys, written in plain products, so that it has a JVP."""
+    """Self-attention with normalised queries and keys; `attend` is one of `flowcore.attention`, by default the plain
+    one, which has a JVP."""
 
     project: eqx.nn.Linear
     out: eqx.nn.Linear
+    attend: Callable
     heads: int = eqx.field(static=True)
 
     def __init__(self, width: int, heads: int, *, key: PRNGKeyArray):
         key_project, key_out = jax.random.split(key)
         self.project = eqx.nn.Linear(width, 3 * width, key=key_project)
         self.out = eqx.nn.Linear(width, width, key=key_out)
-        self.heads = heads
+        self.attend, self.heads = attention.plain, heads
 
     def __call__(self, tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         query, key, value = jnp.moveaxis(jax.vmap(self.project)(tokens).reshape(len(tokens), 3, self.heads, -1), 1, 0)
-        affinity = jnp.einsum("ihd,jhd->hij", unit(query), unit(key)) / query.shape[-1] ** 0.5
-        mixed = jnp.einsum("hij,jhd->ihd", jax.nn.softmax(affinity), value)
+        mixed = self.attend(unit(query), unit(key), value)
         return jax.vmap(self.out)(mixed.reshape(tokens.shape))
 
 

@@ -1,0 +1,96 @@
+"""Attention: `(query, key, value) -> mixed`, for one example; all four are (tokens, heads, features).
+
+    mixed_i = sum_j softmax_j(query_i . key_j / sqrt(features)) value_j
+
+The same function three times, because no one of them is best everywhere. Methods with a derivative of the map in their
+equality push a tangent forward through the network (`flowcore.calculus`) and then differentiate that backward; the
+attention that ships with accelerators can only go backward.
+
+    plain      all scores at once: memory tokens^2, any derivative
+    chunked    the scores of a few queries at a time, and again on the way back: memory linear in tokens, any derivative
+    fused      the accelerator's own: linear memory and fastest, backward only
+
+`choose` says which suits an objective, and why; `attending` puts it into a model.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Rows = Float[Array, "tokens heads features"]
+Queries = Float[Array, "queries heads features"]  # some of the rows, or all
+
+CHUNK = 128  # queries at a time: half of it costs the same time, twice it twice the memory
+MANY = 1024  # tokens above which chunks cost no time: measured, `ci/replicate bench attention`
+
+
+def plain(query: Queries, key: Rows, value: Rows) -> Queries:
+    """Every score at once: a matrix (tokens, tokens) for each head."""
+    affinity = jnp.einsum("ihd,jhd->hij", query, key) / query.shape[-1] ** 0.5
+    return jnp.einsum("hij,jhd->ihd", jax.nn.softmax(affinity), value)
+
+
+def chunked(query: Rows, key: Rows, value: Rows, chunk: int = CHUNK) -> Rows:
+    """`plain` for `chunk` queries at a time, whose scores are forgotten and made anew on the way back.
+
+    A query sees all its keys at once, so that its softmax is whole and needs no running maximum; the scores that exist
+    at a time are (heads, chunk, tokens). A JVP carries value and tangent through the same pass over the chunks.
+    Reference: Rabe & Staats 2021, "Self-attention Does Not Need O(n^2) Memory", section 3, without the split of keys.
+    """
+
+    @jax.checkpoint
+    def mixed(query):
+        return plain(query[None], key, value)[0]
+
+    return jax.lax.map(mixed, query, batch_size=chunk)
+
+
+def fused(query: Rows, key: Rows, value: Rows) -> Rows:
+    """cuDNN's attention, on an NVIDIA GPU and in half precision only. It refuses forward mode.
+
+    Reference: Dao et al. 2022, "FlashAttention".
+    """
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def attending(model, attend: Callable):
+    """The model with `attend` in place of every attention of this room; one of your own stays."""
+    return jax.tree.map(lambda leaf: attend if any(leaf is way for way in (plain, chunked, fused)) else leaf, model)
+
+
+def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, str]:
+    """(attend, why) for training `model` with `objective` on batches like `x0`; `why` is one line to print.
+
+    Asked of JAX, not of a list of methods: the gradient of the objective is traced and lowered with `fused` in the
+    model, nothing is compiled or run, and what refuses is quoted. The rest is the number of tokens.
+    """
+    tokens = []
+
+    def tried(query, key, value):
+        tokens.append(len(query))
+        return fused(query, key, value)
+
+    refused = refusal(objective, model, attending(model, tried), x0, teacher)
+    if not tokens:
+        return plain, "plain attention: this model has none to choose"
+    if refused is None:
+        return fused, f"fused attention for {max(tokens)} tokens: the objective takes no JVP"
+    attend = chunked if max(tokens) > MANY else plain
+    return attend, f"{attend.__name__} attention for {max(tokens)} tokens; fused refuses: {refused}"
+
+
+def refusal(objective: Callable, model, tried, x0, teacher) -> str | None:
+    """What JAX says against the gradient of the objective with `tried` for the model, or None."""
+
+    def gradient(tried, x0, teacher, key):
+        return eqx.filter_grad(lambda model: objective(model, x0, target=model, teacher=teacher, key=key)[0])(tried)
+
+    arguments = x0, teacher, jax.random.key(0)
+    try:
+        eqx.filter_jit(gradient).lower(tried, *arguments)
+    except (TypeError, NotImplementedError, RuntimeError, ValueError) as error:  # JAX has no type for a refusal
+        return str(error).strip().splitlines()[0]
+    return None

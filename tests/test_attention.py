@@ -1,0 +1,167 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from problems import gradient, leaves, lively
+
+from flowcore import (
+    METHODS,
+    AverageVelocityMap,
+    DiT,
+    GaussianMap,
+    Objective,
+    ResidualMLP,
+    attention,
+    methods,
+    objective,
+)
+from flowcore.attention import attending, choose, chunked, fused, plain
+
+CHUNK = 4
+TOKENS = [4, 8, 13, 3]  # one chunk, two, three and a rest, a rest alone
+
+
+def rows(tokens, key=0):
+    """(query, key, value), three of them different."""
+    return tuple(jax.random.normal(jax.random.key(key), (3, tokens, 2, 5)))
+
+
+def in_chunks(query, key, value):
+    return chunked(query, key, value, chunk=CHUNK)
+
+
+def near(left, right):
+    return all(jnp.max(jnp.abs(a - b)) < 1e-12 for a, b in zip(leaves(left), leaves(right), strict=True))
+
+
+def value(attend, inputs, tangents):
+    return attend(*inputs)
+
+
+def pushed(attend, inputs, tangents):
+    return jax.jvp(attend, inputs, tangents)
+
+
+def pulled(attend, inputs, tangents):
+    return jax.grad(lambda inputs: jnp.sum(jnp.cos(attend(*inputs))))(inputs)
+
+
+def pulled_through_a_tangent(attend, inputs, tangents):
+    """What a Lagrangian loss asks for: the gradient of a loss of value and tangent."""
+
+    def loss(inputs):
+        value, tangent = jax.jvp(attend, inputs, tangents)
+        return jnp.sum(jnp.cos(value - tangent))
+
+    return jax.grad(loss)(inputs)
+
+
+ASKED = [value, pushed, pulled, pulled_through_a_tangent]
+asked = pytest.mark.parametrize("ask", ASKED, ids=lambda ask: ask.__name__)
+
+
+@asked
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_chunks_are_the_plain_path(ask, tokens):
+    inputs, tangents = rows(tokens), rows(tokens, key=1)
+    assert near(ask(in_chunks, inputs, tangents), ask(plain, inputs, tangents))
+
+
+@asked
+def test_chunks_are_the_plain_path_under_vmap(ask):
+    inputs, tangents = (tuple(jnp.stack([leaf, 2 * leaf]) for leaf in rows(13, key)) for key in (0, 1))
+    batched = [
+        jax.vmap(lambda i, t, attend=attend: ask(attend, i, t))(inputs, tangents) for attend in (in_chunks, plain)
+    ]
+    assert near(*batched)
+
+
+def test_plain_is_the_softmax_of_the_scores():
+    query, key, value = rows(3)
+    scores = jnp.array([[query[1, 0] @ key[j, 0] / 5**0.5 for j in range(3)]])
+    assert near(plain(query, key, value)[1, 0], (jnp.exp(scores) / jnp.sum(jnp.exp(scores)) @ value[:, 0])[0])
+
+
+def temporaries(ask, attend, tokens) -> int:
+    """Bytes that the compiled program needs beside its arguments and results."""
+    inputs, tangents = rows(tokens), rows(tokens, key=1)
+    compiled = jax.jit(lambda inputs, tangents: ask(attend, inputs, tangents)).lower(inputs, tangents).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("ask", ASKED[1:], ids=lambda ask: ask.__name__)
+def test_twice_the_tokens_take_twice_the_memory_in_chunks_and_four_times_plainly(ask):
+    grown = {attend: temporaries(ask, attend, 512) / temporaries(ask, attend, 256) for attend in (in_chunks, plain)}
+    assert grown[in_chunks] < 2.3
+    assert grown[plain] > 3.3
+
+
+# --- the choice -----------------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def backward_only(query, key, value):
+    """What an accelerator's attention is to JAX: it has a rule for the way back, and none forward."""
+    return plain(query, key, value)
+
+
+backward_only.defvjp(lambda *rows: (plain(*rows), rows), lambda rows, pulled: jax.vjp(plain, *rows)[1](pulled))
+
+IMAGES = jnp.zeros((4, 4, 4, 1))
+MODEL = AverageVelocityMap(DiT((4, 4, 1), 2, 8, 1, 2, key=jax.random.key(0)))
+TEACHER = GaussianMap(jnp.zeros((4, 4, 1)), 0.5)
+FLOW_MATCHING = Objective(methods.flow_matching_terms())
+# those whose derivative is a difference of two values, or that have none
+WITHOUT_A_JVP = {"FreeFlow", "PID", "CT", "CD", "CTM", "SoFlow", "Shortcut", "SplitMeanFlow", "PSD", "PFMM"}
+
+
+def test_on_a_processor_the_library_says_itself_why_fused_is_not_chosen():
+    attend, why = choose(FLOW_MATCHING, MODEL, IMAGES)
+    assert attend is plain
+    assert why == "plain attention for 4 tokens; fused refuses: cuDNN is not detected."
+
+
+def test_where_fused_runs_it_is_chosen_unless_a_jvp_is_taken(monkeypatch):
+    monkeypatch.setattr(attention, "fused", backward_only)
+    assert choose(FLOW_MATCHING, MODEL, IMAGES)[0] is backward_only
+    attend, why = choose(objective(methods.method("MF")), MODEL, IMAGES)
+    assert attend is plain
+    assert "fused refuses: can't apply forward-mode" in why
+
+
+@pytest.mark.parametrize("row", [row for row in METHODS if row.name != "FreeFlow"], ids=lambda row: row.name)
+def test_every_method_says_whether_it_takes_a_jvp(row, monkeypatch):
+    monkeypatch.setattr(attention, "fused", backward_only)
+    attend, _ = choose(objective(row), MODEL, IMAGES, teacher=TEACHER)
+    assert (attend is backward_only) == (row.name in WITHOUT_A_JVP)
+
+
+def test_many_tokens_are_chunked(monkeypatch):
+    monkeypatch.setattr(attention, "MANY", 3)
+    attend, why = choose(FLOW_MATCHING, MODEL, IMAGES)
+    assert attend is chunked
+    assert why.startswith("chunked attention for 4 tokens")
+
+
+def test_a_model_without_attention_has_no_choice():
+    mlp = AverageVelocityMap(ResidualMLP(2, 8, 1, key=jax.random.key(0)))
+    assert choose(FLOW_MATCHING, mlp, jnp.zeros((4, 2)))[1] == "plain attention: this model has none to choose"
+
+
+def test_a_model_attends_as_it_is_told_and_shows_it():
+    model = attending(MODEL, chunked)
+    assert [block.attention.attend for block in model.net.blocks] == [chunked]
+    assert "chunked" in repr(model) and "chunked" not in repr(MODEL)
+    assert attending(attending(MODEL, fused), plain).net.blocks[0].attention.attend is plain
+    own = attending(MODEL, backward_only)
+    assert attending(own, chunked).net.blocks[0].attention.attend is backward_only
+
+
+def test_a_model_in_chunks_is_the_same_model():
+    """Value and gradient of MeanFlow, through a DiT of 4 tokens in chunks of 4."""
+    loss, model = objective(methods.method("MF")), lively(MODEL)
+    x0 = jax.random.normal(jax.random.key(3), IMAGES.shape)
+
+    def total(model):
+        return loss(model, x0, target=MODEL, key=jax.random.key(4))[0]
+
+    assert near(gradient(total, model), gradient(total, attending(model, in_chunks)))
