@@ -30,7 +30,11 @@ from flowcore import record
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "900_template"
-TABLE_START, TABLE_END = "<!-- landscape -->", "<!-- /landscape -->"
+PEERS = {  # what `bench peers` is held against; packages without their dependencies, which only their trainers need
+    "torch==2.13.0": [],
+    "einops==0.8.2": [],
+    "rectified-flow-pytorch==0.14.0": ["--no-deps"],
+}
 
 
 class BadInput(Exception):
@@ -493,19 +497,28 @@ def new(tree: Tree, paper: str, title: str, url: str) -> int:
 def table(tree: Tree, check_only: bool) -> int:
     from flowcore import landscape  # here: it imports JAX
 
-    readme = tree.root / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    before, start, rest = text.partition(TABLE_START)
-    _, end, after = rest.partition(TABLE_END)
-    if not end:
-        raise BadInput(f"{readme} needs a line {TABLE_START} and, below it, a line {TABLE_END}")
-    wanted = f"{before}{start}\n{landscape.table(tree.replications)}\n{end}{after}"
-    if check_only and wanted != text:
+    before, after = with_block(tree, "landscape", landscape.table(tree.replications))
+    if check_only and before != after:
         raise NotebookFailed("the table in README.md is out of date; ci/replicate table rewrites it")
-    if wanted != text:
-        readme.write_text(wanted, encoding="utf-8")
+    write_readme(tree, before, after)
     print("the table in README.md is up to date")
     return 0
+
+
+def with_block(tree: Tree, name: str, content: str) -> tuple[str, str]:
+    """README as it is, and with `content` between its lines `<!-- name -->` and `<!-- /name -->`."""
+    readme, first, last = tree.root / "README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not end:
+        raise BadInput(f"{readme} needs a line {first} and, below it, a line {last}")
+    return text, f"{before}{start}\n{content}\n{end}{after}"
+
+
+def write_readme(tree: Tree, before: str, after: str) -> None:
+    if after != before:
+        (tree.root / "README.md").write_text(after, encoding="utf-8")
 
 
 def list_methods(tree: Tree) -> int:
@@ -525,6 +538,52 @@ def list_methods(tree: Tree) -> int:
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     return 0
+
+
+# --- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+def run_benchmarks(tree: Tree, names: Sequence[str]) -> int:
+    """Runs the named measurements, or all, and rewrites ci/bench.json, README's table and its figure after each."""
+    from flowcore import bench, report  # here: they import JAX
+
+    unknown = [name for name in names if name not in bench.MEASUREMENTS]
+    if unknown:
+        raise BadInput(f"no benchmark {', '.join(unknown)}; there are: {', '.join(bench.MEASUREMENTS)}")
+    place = tree.root / "ci" / "bench.json"
+    recorded = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    with_block(tree, "bench", "")  # refuses a README without a place for the table before an hour is spent
+    for name in names or bench.MEASUREMENTS:
+        if name == "peers":
+            make_peers(tree)
+        where, started = record.provenance() | {"load": os.getloadavg()[0]}, time.perf_counter()
+        recorded[name] = {"recorded": where, "numbers": bench.MEASUREMENTS[name]()}
+        print(f"{name}: {time.perf_counter() - started:.0f} s, at a load of {where['load']:.1f}", flush=True)
+        ordered = {name: recorded[name] for name in bench.MEASUREMENTS if name in recorded}
+        part = place.with_suffix(".part")
+        part.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(part, place)
+        write_readme(tree, *with_block(tree, "bench", report.table(ordered)))
+        if name == "steps":
+            report.figure(ordered).savefig(tree.root / ".github" / "bench.png", metadata={"Software": None}, dpi=144)
+    print(report.table(ordered))
+    return 0
+
+
+def make_peers(tree: Tree) -> None:
+    """The environment that `ci/peers.py` runs in, made again when its packages change."""
+    folder, wanted = tree.build / "peers", "\n".join(PEERS)
+    if finished(folder / "stamp", wanted):
+        return
+    print(f"installing {', '.join(PEERS)} into {folder}", file=sys.stderr, flush=True)
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
+    commands = [[sys.executable, "-m", "venv", "--clear", folder]]
+    commands += [[*pip, *options, package] for package, options in PEERS.items()]
+    for command in commands:
+        if subprocess.run(command).returncode:
+            raise NotebookFailed(f"the peer's environment could not be made: {' '.join(map(str, command))}")
+    (folder / "stamp").write_text(wanted)
 
 
 # --- site ----------------------------------------------------------------------------------------------------------
@@ -624,6 +683,8 @@ def command_line() -> argparse.ArgumentParser:
     verb.add_argument("--url", required=True)
     verb = verbs.add_parser("table", help="rewrite the landscape table in README.md")
     verb.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    verb = verbs.add_parser("bench", help="time and memory on this machine, into ci/bench.json and README.md")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="default: all, about eight minutes")
     verbs.add_parser("site", help="every notebook as a page under build/site, the landscape in front")
     verbs.add_parser("lab", help="JupyterLab in this environment")
     return parser
@@ -644,6 +705,8 @@ def dispatch(arguments: argparse.Namespace, tree: Tree) -> int:
             return new(tree, arguments.paper, arguments.title, arguments.url)
         case "table":
             return table(tree, arguments.check)
+        case "bench":
+            return run_benchmarks(tree, arguments.names)
         case "site":
             return site(tree)
         case "lab":

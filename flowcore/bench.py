@@ -21,7 +21,6 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flowcore import cost, methods, times, train
 from flowcore.attention import chunked, plain
@@ -33,6 +32,8 @@ from flowcore.nets import ResidualMLP
 from flowcore.sample import generate
 from flowcore.terms import Objective
 
+ROOT = Path(__file__).resolve().parent.parent
+PEER = ROOT / "build" / "peers"  # its environment
 BATCH = 512
 WIDE = {"width": 512, "depth": 4}  # where matrix products dominate; the networks of the replications have 128 and 2
 FLOW_MATCHING = "flow matching"
@@ -126,20 +127,25 @@ def wide_steps(rounds: int = 5, length: int = 4) -> dict:
 
 def overhead(rounds: int = 15, length: int = train.CHUNK) -> dict:
     """What `fit` adds to a chunk of `length` steps: dealing, keys, fetching the logs, refusing what is not finite."""
-    (state, loss, source, optimiser), settings = training(Objective(methods.mean_flow_terms()), length)
-    decays = (jnp.asarray(0.999), jnp.asarray(0.0))
-    given = (source, loss, settings["teacher"], optimiser, decays, float(length), length)
-    chunk = train.run_chunk.lower(state, source.deal(length), *given).compile()
-    bare = chunk, state, source.deal(length), *given
-    whole = step_seconds(loss, length)
-    seconds = in_turn({"fit": whole, "bare": lambda: elapsed(*bare) / length}, rounds)
+    loss = Objective(methods.mean_flow_terms())
+    arguments, settings = training(loss, length)
+    given = chunk_arguments(*arguments, settings, length)
+    chunk = train.run_chunk.lower(*given).compile()
+    timed = {"fit": step_seconds(loss, length), "bare": lambda: elapsed(chunk, *given) / length}
+    seconds = in_turn(timed, rounds)
     over = [fit / bare - 1 for fit, bare in zip(seconds["fit"], seconds["bare"], strict=True)]
     return {"share": summary(over), "bare": summary(seconds["bare"])}
 
 
+def chunk_arguments(state, loss, source, optimiser, settings: dict, length: int) -> tuple:
+    """What `fit` calls `train.run_chunk` with."""
+    decays = jnp.asarray(0.999), jnp.asarray(0.0)
+    return state, source.deal(length), source, loss, settings["teacher"], optimiser, decays, float(length), length
+
+
 def dealing(rounds: int = 7, length: int = 200) -> dict:
     """What Grain takes to deal the batch of a step, over the step itself: images as large as the digits."""
-    images = np.zeros((60_000, 64), np.float32)
+    images = jnp.zeros((60_000, 64))
     source = Dealt(images, BATCH)
     loss, model = Objective(methods.flow_matching_terms()), network(size=64, width=256)
     step = step_seconds(loss, length, source=Dealt(images, BATCH), model=model)
@@ -147,9 +153,8 @@ def dealing(rounds: int = 7, length: int = 200) -> dict:
     return {"share": ratio(seconds["deal"], seconds["step"]), "batches": summary([1 / s for s in seconds["deal"]])}
 
 
-def utilisation(rounds: int = 7, length: int = 10) -> dict:
-    """FLOPs per second of MeanFlow's step, as a share of what one large product of matrices reaches here."""
-    side = 2048
+def utilisation(rounds: int = 7, length: int = 10, side: int = 2048) -> dict:
+    """FLOPs per second of MeanFlow's step, as a share of what one product of two matrices of `side` rows reaches."""
     matrix = jax.random.normal(jax.random.key(0), (side, side))
     product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     loss = Objective(methods.mean_flow_terms())
@@ -306,11 +311,10 @@ def peers(rounds: int = 5, length: int = 20, batches: int = 60) -> dict:
 @contextlib.contextmanager
 def peer():
     """A question answered by `ci/peers.py` in its own environment, on as many threads as there are cores."""
-    root = Path(__file__).resolve().parent.parent
-    python = root / "build" / "peers" / "bin" / "python"
+    python = PEER / "bin" / "python"
     if not python.exists():
         raise FileNotFoundError("the peer's environment is missing: ci/replicate bench peers makes it")
-    command = [python, root / "ci" / "peers.py", str(os.cpu_count())]
+    command = [python, ROOT / "ci" / "peers.py", str(os.cpu_count())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
 
         def ask(question: dict):

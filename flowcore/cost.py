@@ -5,22 +5,16 @@
 from XLA's cost analysis of one compiled step on a net where matrix products dominate. It depends on no seed and no
 clock. Every term is given the full batch, as in the survey's table (section 5.6); guidance is not counted.
 
-`python -m flowcore.cost` prints it for every method that is here, beside the time of a real training step.
+What a real training step takes, and what its own share of the batch costs, is `flowcore.bench`.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from flowcore import train
-from flowcore.data import Drawn
-from flowcore.exact import ring
 from flowcore.maps import Accompanied, AverageVelocityMap
-from flowcore.methods import METHODS, flow_matching_terms, objective
 from flowcore.nets import ResidualMLP
 from flowcore.terms import Objective
 
@@ -69,38 +63,3 @@ def whole(cost: float) -> int:
     if abs(cost - round(cost)) > 0.2:
         raise ValueError(f"the cost {cost:.2f} is not close to a whole number of forward passes: not matmul-dominated?")
     return round(cost)
-
-
-def step_seconds(losses: list[Objective], steps: int = 200, repeats: int = 7) -> list[float]:
-    """Median seconds of one training step of each, on the standard 2-D task, taken in turn so that drift cancels."""
-    task = ring()
-    source, optimiser = Drawn(task.sample, 512), train.adam(1e-3, steps)
-    model = AverageVelocityMap(ResidualMLP(2, key=jax.random.key(0)))
-    state = train.begin(model, optimiser, key=jax.random.key(1))
-
-    def once(loss) -> float:
-        start = time.perf_counter()
-        for _ in train.fit(state, loss, source, optimiser, steps=steps, chunk=steps, teacher=task):
-            pass
-        return (time.perf_counter() - start) / steps
-
-    for loss in losses:
-        once(loss)  # compile
-    rounds = [[once(loss) for loss in losses] for _ in range(repeats)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
-
-
-def main() -> None:
-    rows = [row for row in METHODS if row.here]
-    losses = [Objective(flow_matching_terms())] + [objective(row) for row in rows]
-    names, survey = ["flow matching"] + [row.name for row in rows], [3] + [row.cost for row in rows]
-    costs, seconds = [forward_passes(loss) for loss in losses], step_seconds(losses)
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; one step of 512 points, residual MLP of 128 units")
-    print(f"{'method':<20}{'survey':>8}{'forward passes':>16}{'FLOPs / FM':>12}{'ms / step':>11}{'time / FM':>11}")
-    for name, said, cost, second in zip(names, survey, costs, seconds, strict=True):
-        ratios = f"{cost / costs[0]:>12.2f}{1e3 * second:>11.2f}{second / seconds[0]:>11.2f}"
-        print(f"{name:<20}{said:>8}{cost:>16.2f}{ratios}")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,7 @@ DRAWN = {
     "images": (lambda: plots.images(PICTURES, side=3), 2),
     "curves": (lambda: plots.curves(CURVES, "loss", floor=1.0), 1),
     "bars": (lambda: plots.bars({"MF": 4.0, "FM": 3.0}, "cost", reference=3.0), 1),
+    "bars with marks": (lambda: plots.bars({"MF": 4.0, "FM": 3.0}, "cost", marks=[1.4, 1.0]), 1),
 }
 
 
