@@ -15,6 +15,7 @@ from flowcore import (
     objective,
 )
 from flowcore.attention import attending, choose, chunked, fused, plain
+from flowcore.calculus import d_ds
 
 CHUNK = 4
 TOKENS = [4, 8, 13, 3]  # one chunk, two, three and a rest, a rest alone
@@ -126,6 +127,17 @@ def test_where_fused_runs_it_is_chosen_unless_a_jvp_is_taken(monkeypatch):
     attend, why = choose(objective(methods.method("MF")), MODEL, IMAGES)
     assert attend is plain
     assert "fused refuses: can't apply forward-mode" in why
+
+
+def test_a_derivative_that_is_stopped_and_not_batched_is_noticed(monkeypatch):
+    """JAX traces it without a word and refuses to lower it."""
+    monkeypatch.setattr(attention, "fused", backward_only)
+
+    def one_example(model, x0, *, target, teacher, key):
+        value, slope = d_ds(model.average_velocity)(x0[0], 0.9, 0.2)
+        return jnp.sum(value * jax.lax.stop_gradient(slope)), {}
+
+    assert choose(one_example, MODEL, IMAGES)[0] is plain
 
 
 @pytest.mark.parametrize("row", [row for row in METHODS if row.name != "FreeFlow"], ids=lambda row: row.name)
