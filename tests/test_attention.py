@@ -16,6 +16,7 @@ from flowcore import (
 )
 from flowcore.attention import attending, choose, chunked, fused, plain
 from flowcore.calculus import d_ds
+from flowcore.cost import frozen
 
 CHUNK = 4
 TOKENS = [4, 8, 13, 3]  # one chunk, two, three and a rest, a rest alone
@@ -129,13 +130,13 @@ def test_where_fused_runs_it_is_chosen_unless_a_jvp_is_taken(monkeypatch):
     assert "fused refuses: can't apply forward-mode" in why
 
 
-def test_a_derivative_that_is_stopped_and_not_batched_is_noticed(monkeypatch):
+def test_a_derivative_of_a_frozen_copy_is_noticed(monkeypatch):
     """JAX traces it without a word and refuses to lower it."""
     monkeypatch.setattr(attention, "fused", backward_only)
 
     def one_example(model, x0, *, target, teacher, key):
-        value, slope = d_ds(model.average_velocity)(x0[0], 0.9, 0.2)
-        return jnp.sum(value * jax.lax.stop_gradient(slope)), {}
+        _, slope = d_ds(frozen(model).average_velocity)(x0[0], 0.9, 0.2)
+        return jnp.sum(model.average_velocity(x0[0], 0.9, 0.2) * slope), {}
 
     assert choose(one_example, MODEL, IMAGES)[0] is plain
 
