@@ -51,7 +51,6 @@ def at_its_end(model):
 LOSSES = {
     "flow matching": (lambda model: MeanFlow(model, prob_default_flow_obj=1.0), "from gap"),
     "MeanFlow": (lambda model: MeanFlow(model, prob_default_flow_obj=0.0), "from gap"),
-    "MeanFlow, half of the steps flow matching": (MeanFlow, "from gap"),
     "SplitMeanFlow": (SplitMeanFlow, "from gap reversed"),
     "SplitMeanFlow, jumps alone": (lambda model: SplitMeanFlow(model, prob_default_flow_obj=0.0), "from gap reversed"),
     "SoFlow": (SoFlow, "from to"),
