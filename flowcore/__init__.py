@@ -8,6 +8,7 @@ Modules are part of the surface too: `flowcore.times.ordered`, `flowcore.plots.p
 from flowcore import (
     attention,
     calculus,
+    checkpoints,
     data,
     guidance,
     landscape,

@@ -9,6 +9,9 @@ drawn on the device. To the trainer they are one protocol, a source:
 
     dealt = source.deal(steps)      on the host: a pytree of arrays with leading axis `steps`, or None
     x0 = source.batch(dealt[k], key)    inside jit: the batch of one step, (batch, ...)
+    place = source.state(); source.restored(place)      where it is, for a checkpoint
+
+On several processes each is dealt its rows of the batch (the second axis of what is dealt), a block in their order.
 """
 
 import contextlib
@@ -149,14 +152,24 @@ class Drawn(eqx.Module):
         """`batch_size` independent examples."""
         return jax.vmap(self.draw)(jax.random.split(key, self.batch_size))
 
+    def state(self) -> dict[str, int]:
+        """Nothing: it is nowhere."""
+        return {}
+
+    def restored(self, state: dict[str, int]) -> "Drawn":
+        """Itself. Raises ValueError if the state is that of a source that is somewhere."""
+        if state:
+            raise ValueError(f"the state is of another source: it has {state}, this one is drawn and has none")
+        return self
+
 
 class Dealt(eqx.Module):
     """A source that goes through `images` in a fresh order in every epoch, each example once per epoch; with `labels`
     the batches are `Labelled`.
 
     Batch k is rows k*batch_size... of the endless sequence of epochs, whatever their ends. Of every batch process p of
-    n holds the rows p, p + n, p + 2n..., so what is trained on does not depend on the number of processes (by default
-    those of JAX). Dealing moves the source forward; `state` and `restored` take it up where it was.
+    n holds the p-th of n equal blocks, so that side by side they are the batch of one process, row by row (by default
+    the processes are those of JAX). Dealing moves the source forward; `state` and `restored` take it up where it was.
     """
 
     images: Float[Array, "n *shape"]
@@ -233,7 +246,7 @@ class Dealer:
             epochs = range(first // examples, (last - 1) // examples + 1)
             starts = [(epoch, epoch * examples) for epoch in epochs]
             rows = [order(epoch)[max(first - start, 0) : last - start] for epoch, start in starts]
-            return np.concatenate(rows)[process::processes]
+            return np.split(np.concatenate(rows), processes)[process]
 
         # no thread of its own: a batch takes 12 us, handing it from thread to thread 15 more
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

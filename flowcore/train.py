@@ -5,9 +5,14 @@ the word (a progress bar, a picture, a break). What was yielded is whole: traini
 for bit, because the key of a step is folded from the run's key and the number of the step.
 
 A state made by `eqx.filter_vmap(begin)` over several keys trains all those seeds at once.
+
+On several devices, of one host or of many (`data_parallel`, `fully_sharded`), the program is the same, of the same
+whole batch: only where its arrays lie is said, and XLA divides the work. So the losses are those of one device, up to
+the order of sums. Verified on CPU devices only (eight of one process, and two processes); no accelerator was at hand.
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from flowcore.times import Curriculum, now
 
 CHUNK = 500
+ROWS = "rows"  # the one axis of the mesh: what is split is split along it
 
 
 class State(eqx.Module):
@@ -31,6 +38,80 @@ class State(eqx.Module):
     optimiser: Any
     step: Int[Array, "*seeds"]
     key: PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run is spread over: the rows of every batch are split over the mesh, and each leaf of the state lies as
+    `layout(its shape, number of devices)` says. Made by `data_parallel` or `fully_sharded`."""
+
+    mesh: Mesh
+    layout: Callable[[tuple[int, ...], int], PartitionSpec]
+
+    def laid_out(self, state: State) -> State:
+        """The state where it belongs; with several seeds each of them is laid out as one alone."""
+        seeds = state.key.ndim
+
+        def placed(leaf):
+            layout = self.layout(leaf.shape[seeds:], self.mesh.size)
+            return eqx.filter_shard(leaf, NamedSharding(self.mesh, PartitionSpec(*[None] * seeds, *layout)))
+
+        return jax.tree.map(lambda leaf: placed(leaf) if eqx.is_array(leaf) else leaf, state)
+
+    def everywhere(self, tree):
+        """Every array whole on every device."""
+        return eqx.filter_shard(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def split(self, examples):
+        """Inside jit: a batch, split along its rows. Raises ValueError if the devices cannot share them evenly."""
+        return eqx.filter_shard(examples, self.along(0, len(jax.tree.leaves(examples)[0])))
+
+    def gathered(self, dealt):
+        """What each process was dealt, (steps, its rows), as one array of all rows. Raises as `split` does."""
+
+        def whole(local):
+            hosts = len({device.process_index for device in self.mesh.devices.flat})
+            return jax.make_array_from_process_local_data(self.along(1, hosts * local.shape[1]), local)
+
+        return jax.tree.map(whole, dealt)
+
+    def along(self, axis: int, rows: int) -> NamedSharding:
+        """Split along that axis, which has so many rows."""
+        if rows % self.mesh.size:
+            raise ValueError(f"a batch of {rows} rows cannot be split evenly over {self.mesh.size} devices")
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, ROWS))
+
+
+def data_parallel(devices: Sequence[jax.Device] | None = None) -> Devices:
+    """Every device holds the whole state and its share of the batch. By default all devices of all processes."""
+    return Devices(one_axis(devices), lie_whole)
+
+
+def fully_sharded(devices: Sequence[jax.Device] | None = None) -> Devices:
+    """Every device holds its share of the batch and of the state too: of parameters, averages and moments.
+
+    For models that one device cannot hold; XLA gathers the weights where they are used.
+    Reference: Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models".
+    """
+    return Devices(one_axis(devices), along_largest_axis)
+
+
+def one_axis(devices: Sequence[jax.Device] | None) -> Mesh:
+    """A mesh of one axis, the devices of a process side by side, as the rows that it is dealt are."""
+    chosen = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
+    return Mesh(np.array(chosen), (ROWS,))
+
+
+def lie_whole(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """A copy on every device."""
+    return PartitionSpec()
+
+
+def along_largest_axis(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """Split along the largest axis that the devices share evenly; a copy on each if there is none."""
+    even = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    axis = max(even, key=shape.__getitem__, default=None)
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, ROWS)
 
 
 class Diverged(FloatingPointError):
@@ -82,13 +163,15 @@ def train_step(state: State, x0, dealt_key, objective, teacher, optimiser, decay
 
 
 @eqx.filter_jit
-def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays, steps, length: int):
+def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays, steps, length: int, devices):
     """`length` steps in one scan: (state, {name: (length,)}). At module level, so equal runs share a compilation."""
 
     def body(state, dealt):
         key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         x0 = source.batch(dealt, key_batch)
-        return train_step(state, x0, key_loss, objective, teacher, optimiser, decays, steps)
+        x0 = x0 if devices is None else devices.split(x0)
+        state, log = train_step(state, x0, key_loss, objective, teacher, optimiser, decays, steps)
+        return state if devices is None else devices.laid_out(state), log
 
     def scan(state):
         arrays, static = eqx.partition(state, eqx.is_array)
@@ -100,7 +183,8 @@ def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays
         arrays, log = jax.lax.scan(body_arrays, arrays, dealt, length=length)
         return eqx.combine(arrays, static), log
 
-    return eqx.filter_vmap(scan)(state) if state.key.ndim else scan(state)
+    state, log = eqx.filter_vmap(scan)(state) if state.key.ndim else scan(state)
+    return (state, log) if devices is None else (devices.laid_out(state), devices.everywhere(log))
 
 
 def fit(
@@ -114,6 +198,7 @@ def fit(
     teacher=None,
     average_decay: float = 0.999,
     target_decay: Curriculum = 0.0,
+    devices: Devices | None = None,
 ) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
     """Train until `state.step` is `steps`, yielding `(state, log)` after every chunk.
 
@@ -121,18 +206,22 @@ def fit(
     (`flowcore.data`). `log` maps every term and `gradient_norm` to its values, one per step of the chunk (with several
     seeds: one row per seed). Chunks have equal length, the largest divisor of the remaining steps up to `chunk`, so
     that there is one compilation. Equalities trust the live model as their target, or with a `target_decay` (a number,
-    or a curriculum of the progress) its average. Raises `Diverged` before yielding a chunk in which a loss is not
-    finite.
+    or a curriculum of the progress) its average. `devices` are what to spread the run over (`data_parallel()`,
+    `fully_sharded()`), by default JAX's first alone; on several processes all must call `fit` alike. Raises `Diverged`
+    before yielding a chunk in which a loss is not finite, and ValueError for a batch that the devices cannot share.
     """
     if (state.target is None) != (target_decay == 0.0):
         raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")
     done = int(np.ravel(state.step)[0])
     length = chunk_length(steps - done, chunk)
     decays = tuple(decay if callable(decay) else jnp.asarray(decay) for decay in (average_decay, target_decay))
+    if devices is not None:
+        state, given = devices.laid_out(state), devices.everywhere((source, objective, teacher, decays))
+        source, objective, teacher, decays = given
     while done < steps:
-        state, log = run_chunk(
-            state, source.deal(length), source, objective, teacher, optimiser, decays, float(steps), length
-        )
+        dealt = source.deal(length) if devices is None else devices.gathered(source.deal(length))
+        settings = source, objective, teacher, optimiser, decays, float(steps), length, devices
+        state, log = run_chunk(state, dealt, *settings)
         log = {name: np.asarray(values) for name, values in log.items()}
         refuse_non_finite(log, done)
         done += length

@@ -51,11 +51,10 @@ def test_a_state_of_another_sequence_is_refused(batch_size, seed, named):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batches_of_one(processes):
-    whole = Dealt(IMAGES, 8).deal(30)
-    for process in range(processes):
-        share = Dealt(IMAGES, 8, process=process, processes=processes)
-        np.testing.assert_array_equal(share.deal(30), whole[:, process::processes])
+def test_the_shares_of_the_processes_side_by_side_are_the_batches_of_one(processes):
+    shares = [Dealt(IMAGES, 8, process=process, processes=processes).deal(30) for process in range(processes)]
+    assert {share.shape for share in shares} == {(30, 8 // processes)}
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), Dealt(IMAGES, 8).deal(30))
 
 
 def test_the_state_of_one_process_serves_another():
@@ -63,7 +62,7 @@ def test_the_state_of_one_process_serves_another():
     source = Dealt(IMAGES, 8)
     source.deal(7)
     moved = Dealt(IMAGES, 8, process=1, processes=2).restored(source.state())
-    np.testing.assert_array_equal(moved.deal(3), source.deal(3)[:, 1::2])
+    np.testing.assert_array_equal(moved.deal(3), source.deal(3)[:, 4:])
 
 
 def test_what_cannot_be_dealt_is_refused():
@@ -113,6 +112,15 @@ def test_a_scan_over_a_source_is_traced_once_and_holds_no_images(sources):
         arguments = jax.tree.leaves(eqx.filter(sources[0], eqx.is_array))
         assert [leaf.shape for leaf in arguments] == [IMAGES.shape]
         assert totals[2] - totals[0] != 0  # the second source was not read from the first one's images
+
+
+def test_a_drawn_source_is_nowhere():
+    source = Drawn(jax.random.normal, 8)
+    assert source.restored(source.state()) is source
+    with pytest.raises(ValueError, match="another source: it has .*'seed': 3"):
+        source.restored(Dealt(IMAGES, 8, seed=3).state())
+    with pytest.raises(ValueError, match="another source: it has .*'seed': None"):
+        Dealt(IMAGES, 8, seed=3).restored(source.state())
 
 
 def test_drawn_is_a_batch_of_independent_examples():
