@@ -17,6 +17,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as orbax
 
@@ -72,6 +73,8 @@ def resumed(folder: str | os.PathLike, state: State, source) -> tuple[State, obj
         refuse_other_arrays(about["arrays"], described(here), found)
         wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in here.items()}
         there = checkpoints.restore(step, args=orbax.args.Composite(state=orbax.args.StandardRestore(wanted))).state
+    # what lay nowhere in particular shall not be bound to its device now
+    there = {name: x if here[name].committed else jnp.asarray(np.asarray(x)) for name, x in there.items()}
     if not np.array_equal(there["key"], here["key"]):
         raise ValueError(f"{found} is of another run: its key is not this one's. Begin with its key, or keep elsewhere")
     return with_arrays(state, there), source.restored(about["source"])

@@ -52,15 +52,15 @@ class Devices:
         """The state where it belongs; with several seeds each of them is laid out as one alone."""
         seeds = state.key.ndim
 
-        def placed(leaf):
+        def lies(leaf):
             layout = self.layout(leaf.shape[seeds:], self.mesh.size)
-            return eqx.filter_shard(leaf, NamedSharding(self.mesh, PartitionSpec(*[None] * seeds, *layout)))
+            return NamedSharding(self.mesh, PartitionSpec(*[None] * seeds, *layout))
 
-        return jax.tree.map(lambda leaf: placed(leaf) if eqx.is_array(leaf) else leaf, state)
+        return moved(state, lies)
 
     def everywhere(self, tree):
         """Every array whole on every device."""
-        return eqx.filter_shard(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return moved(tree, lambda leaf: NamedSharding(self.mesh, PartitionSpec()))
 
     def split(self, examples):
         """Inside jit: a batch, split along its rows. Raises ValueError if the devices cannot share them evenly."""
@@ -80,6 +80,19 @@ class Devices:
         if rows % self.mesh.size:
             raise ValueError(f"a batch of {rows} rows cannot be split evenly over {self.mesh.size} devices")
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, ROWS))
+
+
+def moved(tree, lies: Callable):
+    """The tree with every array where it `lies`."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)  # jit would hand back an equal source, which deals from another place
+    return eqx.combine(jax.tree.unflatten(structure, placed(leaves, [lies(leaf) for leaf in leaves])), rest)
+
+
+@eqx.filter_jit
+def placed(arrays: list, shardings: list) -> list:
+    """All in one program: hosts that move arrays one by one may wait for each other for ever."""
+    return jax.lax.with_sharding_constraint(arrays, shardings)
 
 
 def data_parallel(devices: Sequence[jax.Device] | None = None) -> Devices:

@@ -104,8 +104,8 @@ def train_until_killed(folder):
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["devices"]:
-            print(json.dumps(on_eight_devices()))
+            print(json.dumps(on_eight_devices()), flush=True)
         case ["host", _, _, folder]:
-            print(json.dumps(on_two_hosts(folder)))
+            print(json.dumps(on_two_hosts(folder)), flush=True)
         case ["train", folder]:
-            print(json.dumps(train_until_killed(folder)))
+            print(json.dumps(train_until_killed(folder)), flush=True)
