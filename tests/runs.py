@@ -28,7 +28,7 @@ from problems import lenient
 from flowcore import AverageVelocityMap, Objective, ResidualMLP, Term, checkpoints, flow_matching, mean_flow, times, train
 from flowcore.data import Dealt
 
-STEPS, BATCH = 300, 16
+STEPS, BATCH = 40, 16
 LOSS = Objective((Term(mean_flow, times.ordered(), share=0.5), Term(flow_matching, times.diagonal(), share=0.5)))
 ADAM = lenient(train.adam(1e-2, STEPS))
 
