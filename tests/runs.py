@@ -22,15 +22,29 @@ import json
 
 import conftest  # noqa: F401  the same numbers as in the tests
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 from problems import lenient
 
-from flowcore import AverageVelocityMap, Objective, ResidualMLP, Term, checkpoints, flow_matching, mean_flow, times, train
-from flowcore.data import Dealt
+from flowcore import (
+    AverageVelocityMap,
+    Objective,
+    ResidualMLP,
+    Term,
+    checkpoints,
+    flow_matching,
+    mean_flow,
+    times,
+    train,
+)
+from flowcore.data import Dealt, Drawn
 
 STEPS, BATCH = 40, 16
 LOSS = Objective((Term(mean_flow, times.ordered(), share=0.5), Term(flow_matching, times.diagonal(), share=0.5)))
-ADAM = lenient(train.adam(1e-2, STEPS))
+ADAM, SGD = lenient(train.adam(1e-2, STEPS)), optax.sgd(0.1)
+SEEDS = jax.random.split(jax.random.key(5), 2)
 
 
 def begin(key=None, width=16):
@@ -64,34 +78,60 @@ def listed(tree):
     return jax.tree.map(lambda x: x.tolist(), tree)
 
 
-LAYOUTS = {"data_parallel": train.data_parallel, "fully_sharded": train.fully_sharded}
+class Weight(eqx.Module):
+    """The smallest model that eight devices can share."""
+
+    w: jax.Array
+
+
+def begin_weight(key):
+    return train.begin(Weight(jax.random.normal(key, (8,))), SGD, key=key)
+
+
+def pull(model, x0, **given):
+    """A loss that is seen to depend on the data and the weights."""
+    value = jnp.mean(x0) * jnp.sum(model.w**2)
+    return value, {"pull": value}
+
+
+def fit_weight(state, source, devices=None):
+    return train.fit(state, pull, source, SGD, steps=6, chunk=2, devices=devices)
+
+
+def held(state):
+    """The shape of what the first device holds of each array."""
+    return {path: list(x.addressable_shards[0].data.shape) for path, x in checkpoints.named_arrays(state).items()}
+
+
+def refusal(source, devices):
+    with pytest.raises(ValueError) as raised:
+        next(fit_weight(begin_weight(jax.random.key(0)), source, devices))
+    return str(raised.value)
 
 
 def on_eight_devices():
     found = {}
-    for name, layout in LAYOUTS.items():
-        devices = layout()
-        state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=devices))
-        held = {path: list(x.addressable_shards[0].data.shape) for path, x in checkpoints.named_arrays(state).items()}
-        found[name] = {"curve": listed(curve), "arrays": listed(arrays(state)), "held": held}
-    seeds = eqx.filter_vmap(begin)(jax.random.split(jax.random.key(5), 2))
-    found["seeds"] = listed(ended(fit(seeds, source(), steps=6, devices=train.fully_sharded()))[1])
+    for layout in (train.data_parallel, train.fully_sharded):
+        state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=layout()))
+        found[layout.__name__] = {"curve": listed(curve), "arrays": listed(arrays(state)), "held": held(state)}
+    devices = train.fully_sharded()
+    state, curve = ended(fit_weight(eqx.filter_vmap(begin_weight)(SEEDS), source(), devices))
+    found["seeds"] = {"curve": listed(curve), "held": held(state)}
+    found["refused"] = [refusal(odd, devices) for odd in (source(12), Drawn(jax.random.normal, 12))]
     return found
 
 
 def on_two_hosts(folder):
+    devices = train.fully_sharded()
     found = {"dealt": source().deal(3).tolist(), "devices": jax.device_count()}
-    for name, layout in LAYOUTS.items():
-        devices = layout()
-        state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=devices))
-        found[name] = {"curve": listed(curve), "arrays": listed(arrays(state, devices))}
-    dealt = source()  # devices are fully_sharded() now
+    state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=devices))
+    found |= {"curve": listed(curve), "arrays": listed(arrays(state, devices)), "held": held(state)}
+    dealt = source()
     next(checkpoints.kept(fit(begin(), dealt, steps=6, chunk=2, devices=devices), folder, dealt))
     state, moved = checkpoints.resumed(folder, devices.laid_out(begin()), source())
     found["taken up at"] = int(state.step)
     again, _ = ended(checkpoints.kept(fit(state, moved, steps=6, chunk=2, devices=devices), folder, moved))
-    found["resumed"] = listed(arrays(again, devices))
-    return found
+    return found | {"resumed": listed(arrays(again, devices))}
 
 
 def train_until_killed(folder):

@@ -22,7 +22,6 @@ from flowcore import checkpoints
 from flowcore.data import Drawn
 
 
-
 def stepping(source, *steps, state=None):
     """What `fit` would yield at those steps, without the training in between."""
     state, done = state or runs.begin(), 0

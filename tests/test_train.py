@@ -1,12 +1,29 @@
+import json
+import socket
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
+from jax.sharding import PartitionSpec
 from problems import disturbed, gaussian, leaves, lenient, same
 
-from flowcore import AverageVelocityMap, Objective, ResidualMLP, Term, flow_matching, mean_flow, times, train
+from flowcore import (
+    AverageVelocityMap,
+    Objective,
+    ResidualMLP,
+    Term,
+    checkpoints,
+    flow_matching,
+    mean_flow,
+    times,
+    train,
+)
 from flowcore.data import Dealt, Drawn
 
 STEPS = 12
@@ -332,3 +349,98 @@ def test_frozen_parts_of_a_model_stay_where_they_are():
     state = run(train.begin(model, sgd, key=jax.random.key(0)), optimiser=sgd, steps=2)[-1][0]
     assert same(state.model.copy, model.copy)
     assert not same(state.model.net, model.net)
+
+
+def found_by(*scripts):
+    """What these, each in a process of its own and all at once, found out (`tests/runs.py`)."""
+    commands = [[sys.executable, runs.__file__, *map(str, script)] for script in scripts]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # JAX catches SIGTERM
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return [json.loads(next(line for line in lines.splitlines() if line.startswith("{"))) for lines in said]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    state, curve = runs.ended(runs.fit(runs.begin(), runs.source(), steps=6, chunk=2))
+    return {"curve": curve, "arrays": runs.arrays(state)}
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    return found_by(["devices"])[0]
+
+
+def assert_close(found, expected):
+    """To rounding in float64, for the order of sums is another; relative to the largest entry of each array."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.allclose(found[name], values, rtol=1e-9, atol=1e-9 * np.max(np.abs(values))), name
+
+
+@pytest.mark.parametrize("layout", ["data_parallel", "fully_sharded"])
+def test_eight_devices_train_as_one(one_device, eight_devices, layout):
+    """The losses and the norm of the gradient of every step; in the end weights, averages, and Adam's moments, which
+    are the gradients."""
+    assert len(one_device["curve"]["gradient_norm"]) == 6
+    assert_close(eight_devices[layout]["curve"], one_device["curve"])
+    assert_close(eight_devices[layout]["arrays"], one_device["arrays"])
+
+
+def test_what_each_device_holds_of_the_state(one_device, eight_devices):
+    whole = {name: list(x.shape) for name, x in one_device["arrays"].items()}
+    assert eight_devices["data_parallel"]["held"] == whole
+    held = eight_devices["fully_sharded"]["held"]
+    assert held["model.net.times.layers.0.weight"] == [2, 12] and whole["model.net.times.layers.0.weight"] == [16, 12]
+    eighths = [name for name in whole if 8 * np.prod(held[name]) == np.prod(whole[name])]
+    assert {"key", "step"}.isdisjoint(eighths)
+    assert {name for name in whole if whole[name] not in ([], [2])} == set(eighths)  # also averages and moments
+
+
+def test_several_seeds_on_eight_devices_are_those_on_one(eight_devices):
+    _, curve = runs.ended(runs.fit_weight(eqx.filter_vmap(runs.begin_weight)(runs.SEEDS), runs.source()))
+    assert curve["pull"].shape == (2, 6)
+    assert_close(eight_devices["seeds"]["curve"], curve)
+    assert eight_devices["seeds"]["held"]["model.w"] == [2, 1]
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(eight_devices):
+    assert eight_devices["refused"] == ["a batch of 12 rows cannot be split evenly over 8 devices"] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((8, 24, 16), (None, "rows")), ((24, 7), ("rows",)), ((8, 8), ("rows",)), ((7, 9), ()), ((), ()), ((4,), ())],
+)
+def test_a_leaf_is_split_along_its_largest_axis_that_the_devices_share_evenly(shape, layout):
+    assert train.along_largest_axis(shape, 8) == PartitionSpec(*layout)
+
+
+def test_two_hosts_train_as_one_and_resume(one_device, tmp_path):
+    """Two processes of two devices each, which talk over the loopback. Each deals its half of every batch, all hold
+    quarters of the state, and what they have written together goes on bit for bit, there or on one device."""
+    port = free_port()
+    hosts = found_by(["host", 0, port, tmp_path], ["host", 1, port, tmp_path])
+    dealt = np.concatenate([host["dealt"] for host in hosts], axis=1)
+    assert np.array_equal(dealt, runs.source().deal(3))
+    for host in hosts:
+        assert host["devices"] == 4
+        assert host["held"]["model.net.times.layers.0.weight"] == [4, 12]
+        assert_close(host["curve"], one_device["curve"])
+        assert_close(host["arrays"], one_device["arrays"])
+        assert host["taken up at"] == 2
+        assert host["resumed"] == host["arrays"]
+    state, source = checkpoints.resumed(tmp_path, runs.begin(), runs.source())
+    assert runs.listed(runs.arrays(state)) == hosts[0]["arrays"]
+    assert np.array_equal(source.deal(1), runs.source().deal(7)[6:])
