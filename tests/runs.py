@@ -1,7 +1,7 @@
 """A small run, and what tests do with it in processes of their own: on eight devices, on two hosts, and to be killed.
 
     python tests/runs.py devices                        eight devices of one process
-    python tests/runs.py host PROCESS PORT FOLDER       one of two processes, of two devices each
+    python tests/runs.py host PROCESS PORT FOLDER       one of two processes, of one device each
     python tests/runs.py train FOLDER                   a checkpoint after every step, until the end or SIGKILL
 
 Each prints what it found as one line of JSON.
@@ -13,9 +13,11 @@ import sys
 import jax
 
 if __name__ == "__main__":  # what JAX must know before it computes anything
-    count = {"devices": 8, "host": 2, "train": 1}[sys.argv[1]]
+    count = 8 if sys.argv[1] == "devices" else 1
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
     if sys.argv[1] == "host":
+        # programs one after the other: on CPU two in flight, each with its own exchange, can wait for each other
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]), initialization_timeout=60)
 
 import json

@@ -428,15 +428,15 @@ def test_a_leaf_is_split_along_its_largest_axis_that_the_devices_share_evenly(sh
 
 
 def test_two_hosts_train_as_one_and_resume(one_device, tmp_path):
-    """Two processes of two devices each, which talk over the loopback. Each deals its half of every batch, all hold
-    quarters of the state, and what they have written together goes on bit for bit, there or on one device."""
+    """Two processes of one device each, which talk over the loopback. Each deals its half of every batch, both hold
+    halves of the state, and what they have written together goes on bit for bit, there or on one device."""
     port = free_port()
     hosts = found_by(["host", 0, port, tmp_path], ["host", 1, port, tmp_path])
     dealt = np.concatenate([host["dealt"] for host in hosts], axis=1)
     assert np.array_equal(dealt, runs.source().deal(3))
     for host in hosts:
-        assert host["devices"] == 4
-        assert host["held"]["model.net.times.layers.0.weight"] == [4, 12]
+        assert host["devices"] == 2
+        assert host["held"]["model.net.times.layers.0.weight"] == [8, 12]
         assert_close(host["curve"], one_device["curve"])
         assert_close(host["arrays"], one_device["arrays"])
         assert host["taken up at"] == 2
