@@ -9,7 +9,7 @@ A state made by `eqx.filter_vmap(begin)` over several keys trains all those seed
 On several devices, of one host or of many (`data_parallel`, `fully_sharded`), the program is the same, of the same
 whole batch: only where its arrays lie is said, and XLA divides the work. So the losses are those of one device, up to
 the order of sums. Verified on CPU devices only (eight of one process, and two processes of one); no accelerator was at
-hand. Processes of several CPU devices each have been seen to wait for each other for ever in their collectives.
+hand.
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+import tempfile
 
 import equinox as eqx
 import jax
@@ -354,15 +356,20 @@ def test_frozen_parts_of_a_model_stay_where_they_are():
 def found_by(*scripts):
     """What these, each in a process of its own and all at once, found out (`tests/runs.py`)."""
     commands = [[sys.executable, runs.__file__, *map(str, script)] for script in scripts]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()  # JAX catches SIGTERM
-            process.wait()
-    assert [process.returncode for process in processes] == [0] * len(processes)
-    return [json.loads(next(line for line in lines.splitlines() if line.startswith("{"))) for lines in said]
+    with contextlib.ExitStack() as files:
+        # not pipes: hosts leave together, and one that waits for its pipe to be read would keep the other
+        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
+        processes = [subprocess.Popen(command, stdout=out) for command, out in zip(commands, outputs, strict=True)]
+        try:
+            codes = [process.wait(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()  # JAX catches SIGTERM
+                process.wait()
+        assert codes == [0] * len(codes)
+        for out in outputs:
+            out.seek(0)
+        return [json.loads(next(line for line in out if line.startswith("{"))) for out in outputs]
 
 
 def free_port() -> int:
