@@ -140,7 +140,8 @@ def overhead(rounds: int = 15, length: int = train.CHUNK) -> dict:
 def chunk_arguments(state, loss, source, optimiser, settings: dict, length: int) -> tuple:
     """What `fit` calls `train.run_chunk` with."""
     decays = jnp.asarray(0.999), jnp.asarray(0.0)
-    return state, source.deal(length), source, loss, settings["teacher"], optimiser, decays, float(length), length
+    dealt, devices = source.deal(length), None
+    return state, dealt, source, loss, settings["teacher"], optimiser, decays, float(length), length, devices
 
 
 def dealing(rounds: int = 7, length: int = 200) -> dict:

@@ -63,8 +63,6 @@ def test_a_measurement_is_made_of_numbers(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_long_measurement_is_made_of_numbers(name):
-    if name == "scaling" and not hasattr(train, "data_parallel"):
-        pytest.skip("there is no training on several devices yet")
     if name == "peers" and not (bench.PEER / "bin" / "python").exists():
         pytest.skip("ci/replicate bench peers makes the environment of the peer")
     refuse_odd(bench.MEASUREMENTS[name](**SLOW[name]))
