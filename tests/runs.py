@@ -2,7 +2,7 @@
 
     python tests/runs.py devices                        eight devices of one process
     python tests/runs.py host PROCESS PORT FOLDER       one of two processes, of one device each
-    python tests/runs.py train FOLDER                   a checkpoint after every step, until the end or SIGKILL
+    python tests/runs.py train FOLDER                   a checkpoint after every other step, until the end or SIGKILL
 
 Each prints what it found as one line of JSON.
 """
@@ -14,7 +14,8 @@ import jax
 
 if __name__ == "__main__":  # what JAX must know before it computes anything
     count = 8 if sys.argv[1] == "devices" else 1
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+    flags = os.environ.get("XLA_FLAGS", "")  # those of the tests, so that the programs are the same
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
     if sys.argv[1] == "host":
         # programs one after the other: on CPU two in flight, each with its own exchange, can wait for each other
         jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -138,7 +139,7 @@ def on_two_hosts(folder):
 
 def train_until_killed(folder):
     dealt = source()
-    for state, _ in checkpoints.kept(fit(begin(), dealt, chunk=1), folder, dealt):
+    for state, _ in checkpoints.kept(fit(begin(), dealt, chunk=2), folder, dealt):
         print(int(state.step), flush=True)
     return "not killed"
 

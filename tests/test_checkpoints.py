@@ -53,21 +53,21 @@ def test_a_run_killed_at_a_random_moment_ends_bit_for_bit_as_one_that_was_not(tm
     """SIGKILL, most often while a checkpoint is being written: the steps of this net take less time than that. The run
     that was not killed goes in other chunks."""
     drawn = random.Random(time.time_ns())
-    steps, delay = drawn.randint(1, 8), drawn.uniform(0.0, 0.2)
+    chunks, delay = drawn.randint(1, 8), drawn.uniform(0.0, 0.2)
     training = subprocess.Popen([sys.executable, runs.__file__, "train", tmp_path], stdout=subprocess.PIPE, text=True)
     alarm = threading.Timer(120, training.kill)
     alarm.start()
-    said = [training.stdout.readline() for _ in range(steps)]
+    said = [training.stdout.readline() for _ in range(chunks)]
     time.sleep(delay)
     training.send_signal(signal.SIGKILL)
     said += training.communicate()[0].splitlines()
     alarm.cancel()
     left = sorted(path.name for path in tmp_path.iterdir())
-    print(f"killed {delay:.3f} s after the checkpoint of step {steps}; there are {left}")
-    assert training.returncode == -signal.SIGKILL and said[steps - 1]  # it was training, and had not ended
+    print(f"killed {delay:.3f} s after checkpoint {chunks}; there are {left}")
+    assert training.returncode == -signal.SIGKILL and said[chunks - 1]  # it was training, and had not ended
     state, source = checkpoints.resumed(tmp_path, runs.begin(), runs.source())
     assert max(map(int, said)) <= int(state.step) < runs.STEPS  # what was yielded had been written
-    ended = runs.ended(runs.fit(state, source, chunk=1))[0]
+    ended = runs.ended(runs.fit(state, source, chunk=2))[0]
     unkilled_source = runs.source()
     unkilled = runs.ended(runs.fit(runs.begin(), unkilled_source))[0]
     assert same(ended, unkilled)
