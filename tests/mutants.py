@@ -31,6 +31,7 @@ POINTS = {"x_u": "x", "y": "x", "end": "x", "F_u": "x"}  # where an equality is 
 STOPPED = "the same: the stop around it stops this too"
 SAME = {
     ("lsd", "nothing stopped in stop_gradient(end)"): STOPPED,
+    ("esd", "nothing stopped in stop_gradient(v(x, s))"): STOPPED,
     ("free_flow", "nothing stopped in stop_gradient(interpolate(x + (t - s) * V, noise, u))"): STOPPED,
 }
 
