@@ -276,6 +276,13 @@ def test_facm_is_mean_flow_relaxed_and_clipped():
         assert jnp.allclose(right - left, (1 - (1 - s) ** 0.5) * jnp.clip(target - V, -1, 1), atol=1e-14)
 
 
+def test_facms_gradient_runs_through_the_average_velocity_alone():
+    model = AverageVelocityMap(small_net())
+    left, right = facm(model, X, 0.7, 0.0, v=c, target=None)
+    pulled = gradient(lambda m: jnp.vdot(2 * (left - right), m.average_velocity(X, 0.7, 0.0)), model)
+    assert jnp.allclose(slopes(facm, model, 0.7, 0.0)[1], pulled, rtol=1e-12, atol=1e-14)
+
+
 def test_facms_clip_bounds_every_entry():
     """A velocity that is far off pulls no harder than one that is 1 off."""
     far = jnp.array([50.0, -80.0])
