@@ -14,6 +14,7 @@ from flowcore import (
     landscape,
     metrics,
     nets,
+    networks,
     path,
     plots,
     record,
@@ -71,6 +72,7 @@ from flowcore.methods import method
 from flowcore.methods import objective
 from flowcore.nets import DiT
 from flowcore.nets import ResidualMLP
+from flowcore.networks import NETWORKS
 from flowcore.terms import Objective
 from flowcore.terms import Term
 from flowcore.terms import conditional
@@ -81,3 +83,4 @@ from flowcore.terms import pretrained
 from flowcore.terms import taught
 from flowcore.terms import trusted
 from flowcore.train import fit
+from flowcore.unet import UNet

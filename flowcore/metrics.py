@@ -23,7 +23,7 @@ def endpoint_error(samples: Batch, reference: Batch) -> float:
 
 
 def mean_distance(a: Float[Array, "n dim"], b: Float[Array, "m dim"]) -> Float[Array, "n m"]:
-    squared = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None] - 2 * a @ b.T
+    squared = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None] - jnp.matmul(2 * a, b.T, precision="highest")
     return jnp.sqrt(jnp.maximum(squared, 0))
 
 

@@ -56,9 +56,9 @@ def announced(clock: Float[Array, " clocks"], octaves: int, condition) -> Float[
     return told if condition is None else jnp.concatenate([told, jnp.ravel(jnp.asarray(condition, told.dtype))])
 
 
-def zeroed(linear: eqx.nn.Linear) -> eqx.nn.Linear:
+def zeroed(layer: eqx.Module) -> eqx.Module:
     """The layer with weight and bias 0."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p) if eqx.is_array(p) else p, linear)
+    return jax.tree.map(lambda p: jnp.zeros_like(p) if eqx.is_array(p) else p, layer)
 
 
 class ResidualMLP(eqx.Module):
@@ -159,6 +159,7 @@ class DiT(eqx.Module):
     times: eqx.nn.MLP
     blocks: list
     out: eqx.nn.Linear
+    clock: Callable = eqx.field(static=True)
     patch: int = eqx.field(static=True)
     octaves: int = eqx.field(static=True)
 
@@ -170,6 +171,7 @@ class DiT(eqx.Module):
         depth: int = 4,
         heads: int = 4,
         *,
+        clock: Callable = source_and_gap,
         octaves: int = 3,
         conditions: int = 0,
         key: PRNGKeyArray,
@@ -186,13 +188,14 @@ class DiT(eqx.Module):
         self.times = eqx.nn.MLP(4 * octaves + conditions, width, width, 1, activation=jax.nn.silu, key=keys[2])
         self.blocks = [DiTBlock(width, heads, key=k) for k in keys[3:]]
         self.out = zeroed(eqx.nn.Linear(width, pixels, key=keys[0]))
-        self.patch, self.octaves = patch, octaves
+        self.clock, self.patch, self.octaves = clock, patch, octaves
 
     def __call__(
         self, x: Float[Array, "H W C"], s: Time, t: Time, condition: Condition = None
     ) -> Float[Array, "H W C"]:
-        clock = source_and_gap(jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype))
-        told = self.times(announced(clock, self.octaves, condition))
+        clock = self.clock(jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype))
+        with jax.default_matmul_precision("float32"):  # accelerators would round what the derivative is taken of
+            told = self.times(announced(clock, self.octaves, condition))
         rows, columns, p = x.shape[0] // self.patch, x.shape[1] // self.patch, self.patch
         patches = x.reshape(rows, p, columns, p, -1).swapaxes(1, 2).reshape(rows * columns, -1)
         tokens = jax.vmap(self.into)(patches) + self.place

@@ -1,11 +1,12 @@
 """What is learned, and what it is held against: the same ground for every replication.
 
 A task has data, noise, and a reference map that says where each noise should go: the exact map where there is one
-(`mixture`), else the ODE solution of a trained denoiser (`digits`). Its noise and the reference endpoints are drawn
+(`mixture`), else the ODE solution of a trained denoiser (`images`). Its noise and the reference endpoints are drawn
 once, so that all runs of a notebook are measured on the same points.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from flowcore.path import Time
 from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
+ROWS = 4096  # of the data, at which residuals are measured: as many as an accelerator holds at once
 ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noise only is measured too
 
 
@@ -73,7 +75,7 @@ class Task:
         samples = self.samples(model)
         found = {f"endpoint_error_{n}": metrics.endpoint_error(made, self.endpoints) for n, made in samples.items()}
         found["energy_distance"] = metrics.energy_distance(samples[1], self.real)
-        found |= metrics.residuals(model, self.reference.velocity, self.real, key=jax.random.key(7))
+        found |= metrics.residuals(model, self.reference.velocity, self.real[:ROWS], key=jax.random.key(7))
         return found | self.measure_images(samples)
 
     def measure_consistency(self, model, sampler: Callable) -> dict[str, float]:
@@ -155,29 +157,57 @@ def halves(exact: MixtureMap, count: int) -> Classes:
     return Classes(2, lambda size, seed: data.Drawn(draw, size), jnp.arange(count) % 2, guided)
 
 
-def digits(progress: Callable = iter, count: int = 1000) -> Task:
-    """8x8 handwritten digits; the reference is the ODE solution of the project's denoiser, trained here if need be.
+def images(
+    progress: Callable = iter,
+    *,
+    name: str,
+    denoiser: teachers.Denoiser | None = None,
+    classifier: teachers.Classifier | None = None,
+    count: int = 1000,
+    rows: str = "",
+) -> Task:
+    """A data set of images in ten classes; the reference is the ODE solution of a denoiser, trained here if need be.
 
-    `progress` wraps the chunks of that training, e.g. `tqdm`. Of the 1,797 digits 1,500 are trained on; `real` is all
-    of them, for a Frechet distance wants more than the held-out 297.
+    `progress` wraps the chunks of that training, e.g. `tqdm`. `rows` takes a slice of both splits, as in "[:512]".
+    `real` is the last 10,000 of all images: where that many are held out these alone, else those trained on too, for a
+    Frechet distance wants many. Raises `flowcore.data.DataError`, which says what to do.
     """
-    train, test = (data.load("digits", split) for split in ("train", "test"))
+    train, test = (data.load(name, split + rows) for split in ("train", "test"))
     images = jnp.asarray(data.scale(train["image"]))
     labels = jnp.asarray(train["label"], jnp.int32)
-    reference = OdeMap(teachers.denoiser(images, progress=progress).velocity, tolerance=1e-4)
+    reference = OdeMap(teachers.denoiser(images, denoiser, progress=progress).velocity, tolerance=1e-4)
     noise = jax.random.normal(jax.random.key(20250519), (count, *images.shape[1:]))
     unseen, unseen_labels = jnp.asarray(data.scale(test["image"])), jnp.asarray(test["label"], jnp.int32)
-    classifier = teachers.classifier(images, labels)
+    learned = teachers.classifier(images, labels, classifier)
     return Task(
         reference,
         noise,
         generate(reference, noise, 1),
-        jnp.concatenate([images, unseen]),
+        jnp.concatenate([images, unseen])[-10_000:],
         lambda size, seed: data.Dealt(images, size, seed=seed),
-        classifier,
-        classifier.accuracy(unseen, unseen_labels),
+        learned,
+        learned.accuracy(unseen, unseen_labels),
         Classes(10, lambda size, seed: data.Dealt(images, size, labels=labels, seed=seed), jnp.arange(count) % 10),
     )
 
 
-TASKS = {"mixture": mixture, "digits": digits}
+LARGE = {  # for an accelerator
+    "denoiser": teachers.Denoiser("unet_bfloat16", width=64, depth=2, steps=20_000, rate=5e-4),
+    "classifier": teachers.Classifier(convolutions=(32, 64), steps=4000),
+    "count": 4096,
+}
+TINY = {  # the same code with everything as small as it may be, to try it anywhere: its numbers mean nothing
+    "denoiser": teachers.Denoiser("unet_bfloat16", width=4, depth=1, steps=2, batch=8),
+    "classifier": teachers.Classifier(convolutions=(4, 4), width=16, steps=20),
+    "count": 256,
+    "rows": "[:512]",
+}
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "mixture": mixture,
+    "digits": functools.partial(images, name="digits"),  # 8x8, 1,797 of them
+    "fashion_mnist": functools.partial(images, name="fashion_mnist", **LARGE),  # 28x28
+    "cifar10": functools.partial(images, name="cifar10", **LARGE),  # 32x32 in colour
+    "tiny_fashion_mnist": functools.partial(images, name="fashion_mnist", **TINY),
+    "tiny_cifar10": functools.partial(images, name="cifar10", **TINY),
+}

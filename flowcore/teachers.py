@@ -8,7 +8,6 @@ that trains them, so a notebook that needs a teacher loads it, or trains it once
 import dataclasses
 import hashlib
 import inspect
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +18,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from flowcore import data, maps, methods, nets, path, terms, times, train
+from flowcore import data, maps, methods, nets, networks, path, terms, times, train, unet
 from flowcore.losses import diagonal, distances
 
 CODE = (  # what decides the weights
     data,
     maps.AverageVelocityMap,
     methods.flow_matching_terms,
-    nets.ResidualMLP,
-    nets.source_and_gap,
-    nets.announced,
-    nets.waves,
+    nets,
+    networks,
     path.interpolate,
     path.conditional_velocity,
     terms,
     times.diagonal,
     times.uniform,
     train,
+    unet,
     diagonal.flow_matching,
     distances.squared,
 )
@@ -43,8 +41,9 @@ CODE = (  # what decides the weights
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """The recipe of a flow-matching model of small images: what the `flow_matching` replication trains in the open."""
+    """The recipe of a flow-matching model of images: what the `flow_matching` replication trains in the open."""
 
+    network: str = "mlp"  # one of `flowcore.NETWORKS`
     width: int = 256
     depth: int = 4
     steps: int = 5000
@@ -55,16 +54,17 @@ class Denoiser:
     def begin(self, shape: tuple[int, ...]):
         """(state, optimiser): what `train.fit` starts from, for examples of this shape."""
         key_net, key_run = jax.random.split(jax.random.key(self.seed))
-        net = nets.ResidualMLP(math.prod(shape), self.width, self.depth, key=key_net)
+        net = networks.NETWORKS[self.network](shape, self.width, self.depth, key=key_net)
         optimiser = train.adam(self.rate, self.steps)
         return train.begin(maps.AverageVelocityMap(net), optimiser, key=key_run), optimiser
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The recipe of the small classifier of images."""
+    """The recipe of the small classifier of images: convolutions, each of which halves the sides, and a hidden layer."""
 
     classes: int = 10
+    convolutions: tuple[int, ...] = ()  # their channels
     width: int = 128
     steps: int = 1500
     batch: int = 256
@@ -73,23 +73,34 @@ class Classifier:
 
 
 class Features(eqx.Module):
-    """A classifier of small images: `features(x)` (width,) are those of its last hidden layer, `net(x)` the logits."""
+    """A classifier of images (H, W, C): `features(x)` (width,) are those of its last hidden layer, `net(x)` the
+    logits."""
 
+    convolutions: list
     hidden: eqx.nn.MLP
     head: eqx.nn.Linear
 
-    def __init__(self, size: int, recipe: Classifier):
-        key_hidden, key_head = jax.random.split(jax.random.key(recipe.seed))
+    def __init__(self, shape: tuple[int, int, int], recipe: Classifier):
+        key_hidden, key_head, *keys = jax.random.split(jax.random.key(recipe.seed), 2 + len(recipe.convolutions))
+        height, breadth, channels = shape
+        self.convolutions = []
+        for wider, key in zip(recipe.convolutions, keys, strict=True):
+            self.convolutions.append(eqx.nn.Conv2d(channels, wider, 3, stride=2, padding=1, key=key))
+            height, breadth, channels = (height + 1) // 2, (breadth + 1) // 2, wider
+        size = height * breadth * channels
         self.hidden = eqx.nn.MLP(size, recipe.width, recipe.width, 1, final_activation=jax.nn.relu, key=key_hidden)
         self.head = eqx.nn.Linear(recipe.width, recipe.classes, key=key_head)
 
-    def features(self, x: Float[Array, "*shape"]) -> Float[Array, " width"]:
+    def features(self, x: Float[Array, "H W C"]) -> Float[Array, " width"]:
+        x = jnp.moveaxis(x, -1, 0)
+        for convolution in self.convolutions:
+            x = jax.nn.relu(convolution(x))
         return self.hidden(x.ravel())
 
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, " classes"]:
+    def __call__(self, x: Float[Array, "H W C"]) -> Float[Array, " classes"]:
         return self.head(self.features(x))
 
-    def accuracy(self, images: Float[Array, "n *shape"], labels: Int[Array, " n"]) -> float:
+    def accuracy(self, images: Float[Array, "n H W C"], labels: Int[Array, " n"]) -> float:
         """Share of the images whose largest logit is that of the label."""
         return float(jnp.mean(jnp.argmax(jax.vmap(self)(images), axis=1) == labels))
 
@@ -114,7 +125,7 @@ def classifier(
 ) -> Features:
     """The recipe's classifier, from the cache or trained now on these images in [-1, 1] and integer labels."""
     recipe = recipe or Classifier()
-    net = Features(images[0].size, recipe)
+    net = Features(images.shape[1:], recipe)
     place = cached(recipe, images, labels)
     found = load(place, net)
     if found is None:

@@ -6,6 +6,7 @@ from problems import gradient, leaves, lively
 
 from flowcore.calculus import along, d_ds, d_dt, difference_along
 from flowcore.nets import DiT, ResidualMLP, gap_only, source_and_gap, source_and_level, unit, waves
+from flowcore.unet import UNet
 
 POINT = jnp.array([0.7, -0.4])
 IMAGE = jax.random.normal(jax.random.key(1), (4, 6, 3))
@@ -13,6 +14,7 @@ NETS = {
     "mlp": (ResidualMLP(2, 16, 2, key=jax.random.key(0)), POINT),
     "mlp on images": (ResidualMLP(4 * 6 * 3, 16, 1, key=jax.random.key(0)), IMAGE),
     "dit": (DiT((4, 6, 3), patch=2, width=8, depth=2, heads=2, key=jax.random.key(0)), IMAGE),
+    "unet": (UNet((4, 8, 3), width=4, depth=1, key=jax.random.key(0)), jax.random.normal(jax.random.key(2), (4, 8, 3))),
 }
 every = pytest.mark.parametrize("name", NETS)
 called = eqx.filter_jit(lambda net, x, s, t: net(x, s, t))

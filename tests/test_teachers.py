@@ -8,6 +8,7 @@ from problems import same
 from flowcore import AverageVelocityMap, teachers, train
 from flowcore.data import Dealt
 from flowcore.teachers import Classifier, Denoiser
+from flowcore.unet import UNet
 
 DENOISER = Denoiser(width=8, depth=1, steps=6, batch=4)
 CLASSIFIER = Classifier(classes=2, width=8, steps=6, batch=4)
@@ -79,10 +80,14 @@ def test_progress_is_given_the_chunks():
     assert [int(state.step) for state, _ in seen] == [6]
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Denoiser)])
-def test_every_field_of_the_recipe_is_in_the_name(field):
-    changed = dataclasses.replace(DENOISER, **{field: 2 * getattr(DENOISER, field) + 1})
-    assert teachers.cached(changed, images()) != teachers.cached(DENOISER, images())
+@pytest.mark.parametrize("recipe", [DENOISER, CLASSIFIER], ids=["denoiser", "classifier"])
+def test_every_field_of_the_recipe_is_in_the_name(recipe):
+    names = {teachers.cached(recipe, images())}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        other = {str: "dit", tuple: (3,)}.get(type(value)) or 2 * value + 1
+        names.add(teachers.cached(dataclasses.replace(recipe, **{field.name: other}), images()))
+    assert len(names) == 1 + len(dataclasses.fields(recipe))
 
 
 def test_one_changed_pixel_changes_the_name():
@@ -131,7 +136,27 @@ def test_a_classifier_learns_what_is_separable():
 
 def test_features_are_those_of_the_last_hidden_layer():
     x = images(3)
-    net = teachers.Features(4, CLASSIFIER)
+    net = teachers.Features((2, 2, 1), CLASSIFIER)
     assert net.features(x[0]).shape == (8,)
     assert jnp.allclose(net(x[0]), net.head(net.features(x[0])))
     assert net(x[0]).shape == (2,)
+
+
+def test_convolutions_halve_the_sides():
+    """7x5 in two colours, then 4x3, then 2x2 of three channels: 12 numbers enter the hidden layer."""
+    x = jax.random.normal(jax.random.key(0), (3, 7, 5, 2))
+    net = teachers.Features((7, 5, 2), dataclasses.replace(CLASSIFIER, convolutions=(4, 3)))
+    assert net.hidden.layers[0].weight.shape == (8, 12)
+    assert net.features(x[0]).shape == (8,)
+    assert jnp.max(jnp.abs(net.features(x[0]) - net.features(x[1]))) > 1e-3
+
+
+def test_a_classifier_with_convolutions_learns_what_is_separable():
+    x = images(200)
+    recipe = Classifier(classes=2, convolutions=(8,), width=16, steps=200, batch=64, rate=1e-2)
+    assert teachers.classifier(x, labels(x), recipe).accuracy(x, labels(x)) > 0.95
+
+
+def test_a_denoiser_is_the_network_that_its_recipe_names():
+    state, _ = Denoiser(network="unet_bfloat16", width=4, depth=1).begin((4, 4, 1))
+    assert isinstance(state.average.net, UNet)

@@ -1,0 +1,89 @@
+"""Which network, and in which precision: what a preset asks for by name.
+
+    NETWORKS[name](shape, width, depth, key=...)  ->  net(x, s, t[, condition]) -> like x
+
+In bfloat16 only the operands of products and convolutions are narrow. All that lies between them (the residual stream,
+norms, softmax and the products of attention, the times and what is made of them) is float32, and so are the tangents
+of a JVP: they too are rounded only as operands. Weights are kept, averaged and updated in float32.
+"""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from flowcore.nets import DiT, ResidualMLP
+from flowcore.unet import UNet
+
+
+def rounded(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The nearest bfloat16, as a number of the type of x."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+class Bfloat16Linear(eqx.Module):
+    """A linear layer whose product takes bfloat16 operands and accumulates in float32, its derivatives' too."""
+
+    layer: eqx.nn.Linear
+
+    def __call__(self, x: Float[Array, " size"]) -> Float[Array, " out"]:
+        # the algorithm has derivatives run in bfloat16 as well, and their results stay float32, which a cast would not;
+        # a processor without bfloat16 ignores it, hence `rounded`: the same numbers there
+        product = jnp.matmul(rounded(self.layer.weight), rounded(x), precision="BF16_BF16_F32")
+        return product if self.layer.bias is None else product + self.layer.bias
+
+
+class Bfloat16Convolution(eqx.Module):
+    """A convolution in bfloat16, its result too, of which the device keeps the sums in float32."""
+
+    layer: eqx.nn.Conv2d
+
+    def __call__(self, x: Float[Array, "C H W"]) -> Float[Array, "D H2 W2"]:
+        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_array(leaf) else leaf, self.layer)
+        return narrow(x.astype(jnp.bfloat16)).astype(x.dtype)
+
+
+NARROW = {eqx.nn.Linear: Bfloat16Linear, eqx.nn.Conv2d: Bfloat16Convolution}
+
+
+def in_bfloat16(net):
+    """The same network and weights with its layers in bfloat16, but for those that the times pass through."""
+
+    def replaced(node):
+        return NARROW[type(node)](node) if type(node) in NARROW else node
+
+    narrow = jax.tree.map(replaced, net, is_leaf=lambda node: type(node) in NARROW)
+    return eqx.tree_at(lambda net: net.times, narrow, net.times)
+
+
+def mlp(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> ResidualMLP:
+    """For examples of any shape."""
+    return ResidualMLP(math.prod(shape), width, depth, key=key, **options)
+
+
+def dit(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> DiT:
+    """For images, in patches of 2x2."""
+    return DiT(of_image(shape, "dit"), width=width, depth=depth, key=key, **options)
+
+
+def unet(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> UNet:
+    """For images."""
+    return UNet(of_image(shape, "unet"), width, depth, key=key, **options)
+
+
+def of_image(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
+    """The shape, or a ValueError when it is none of an image."""
+    if len(shape) != 3:
+        raise ValueError(f"network {name!r} is for images (H, W, C), not for examples of shape {shape}: take 'mlp'")
+    return shape
+
+
+def narrow(build: Callable) -> Callable:
+    """The same network in bfloat16."""
+    return lambda *size, **options: in_bfloat16(build(*size, **options))
+
+
+NETWORKS = {"mlp": mlp, "dit": dit, "unet": unet, "dit_bfloat16": narrow(dit), "unet_bfloat16": narrow(unet)}

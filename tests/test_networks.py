@@ -1,0 +1,130 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import leaves, lively
+
+from flowcore import NETWORKS
+from flowcore.calculus import along
+from flowcore.nets import source_and_level
+from flowcore.networks import Bfloat16Convolution, Bfloat16Linear, in_bfloat16
+
+IMAGE = jax.random.normal(jax.random.key(1), (8, 8, 1))
+every = pytest.mark.parametrize("name", NETWORKS)
+for_images = pytest.mark.parametrize("name", ["dit", "unet"])
+called = eqx.filter_jit(lambda net, *arguments: net(*arguments))
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """JAX's own derivatives of narrow products mix types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def single(tree):
+    """In float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def built(name, **options):
+    return lively(NETWORKS[name]((8, 8, 1), 8, 1, key=jax.random.key(0), **options))
+
+
+def distance(a, b):
+    """Relative, of two arrays."""
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+@every
+def test_every_network_starts_at_zero_and_is_told_clock_and_condition(name):
+    """What the notebooks ask of it: another clock, and numbers beside the times."""
+    options = {"clock": source_and_level(7), "conditions": 2, "key": jax.random.key(0)}
+    net = NETWORKS[name]((8, 8, 1), 8, 1, **options)
+    told, other = jnp.array([1.0, 2.0]), jnp.array([1.0, 2.5])
+    assert jnp.array_equal(called(net, IMAGE, 0.9, 0.2, told), jnp.zeros_like(IMAGE))
+    net = lively(net)
+    once = called(net, IMAGE, 0.9, 0.2, told)
+    assert jnp.max(jnp.abs(called(net, IMAGE, 0.9, 0.2, other) - once)) > 1e-3
+    below, further = (called(net, IMAGE, 0.9, 0.9 - gap, told) for gap in (2.0**-8, 2.0**-9))
+    assert jnp.array_equal(below, further)  # the last level of this clock
+
+
+@every
+def test_it_is_as_large_as_it_is_asked_to_be(name):
+    """All of `width` and `depth` arrives, and a narrow network has the weights of the wide one."""
+    build, key = NETWORKS[name], jax.random.key(0)
+    sizes = [sum(leaf.size for leaf in leaves(build((8, 8, 1), *size, key=key))) for size in ((8, 1), (8, 2), (16, 1))]
+    assert sizes[0] < sizes[1] and 1.5 * sizes[0] < sizes[2]
+    wide = NETWORKS[name.removesuffix("_bfloat16")]((8, 8, 1), 8, 1, key=key)
+    assert all(jnp.array_equal(a, b) for a, b in zip(leaves(build((8, 8, 1), 8, 1, key=key)), leaves(wide), strict=True))
+
+
+@for_images
+def test_the_networks_for_images_refuse_points(name):
+    with pytest.raises(ValueError, match=f"network '{name}' is for images .* shape \\(2,\\): take 'mlp'"):
+        NETWORKS[name]((2,), 8, 1, key=jax.random.key(0))
+
+
+@for_images
+def test_bfloat16_is_close_to_float32_in_value_jvp_and_gradient(name):
+    """Nowhere equal, so that something is narrow; in single precision throughout."""
+    net, x = single(built(name)), single(IMAGE)
+    narrow, v = in_bfloat16(net), jnp.cos(x)
+
+    def loss(net):
+        return jnp.sum(along(v)(net)(x, 0.9, 0.2)[1] ** 2)
+
+    for value in range(2):
+        exact, rounded = (eqx.filter_jit(along(v)(each))(x, 0.9, 0.2)[value] for each in (net, narrow))
+        assert rounded.dtype == jnp.float32
+        assert 1e-4 < distance(rounded, exact) < 3e-2
+    exact, rounded = (eqx.filter_jit(eqx.filter_grad(loss))(each) for each in (net, narrow))
+    exact, rounded = (jnp.concatenate([leaf.ravel() for leaf in leaves(each)]) for each in (exact, rounded))
+    assert rounded.dtype == jnp.float32
+    assert 1e-4 < distance(rounded, exact) < 5e-2
+
+
+@for_images
+def test_tangents_are_rounded_only_as_operands(name):
+    """A tangent a thousandth as large is as exact: it is never added to its primal, nor kept, in bfloat16."""
+    narrow, x = in_bfloat16(single(built(name))), single(IMAGE)
+    slope = eqx.filter_jit(lambda v: jax.jvp(lambda x: narrow(x, 0.9, 0.2), (x,), (v,))[1])
+    v = jnp.cos(x)
+    assert distance(1024 * slope(v / 1024), slope(v)) < 1e-6
+
+
+@for_images
+def test_what_the_times_pass_through_is_not_narrow(name):
+    narrow = in_bfloat16(built(name))
+    kinds = (eqx.nn.Linear, eqx.nn.Conv2d, Bfloat16Linear, Bfloat16Convolution)
+
+    def layers(tree):
+        found = jax.tree.leaves(tree, is_leaf=lambda node: type(node) in kinds)
+        return {type(node) for node in found if type(node) in kinds}
+
+    assert layers(narrow.times) == {eqx.nn.Linear}
+    rest = layers(eqx.tree_at(lambda net: net.times, narrow, None))
+    assert rest == ({Bfloat16Linear} if name == "dit" else {Bfloat16Linear, Bfloat16Convolution})
+
+
+def test_a_narrow_product_is_that_of_narrow_operands():
+    """Held against numpy's product of the rounded numbers, of which each has 8 significant bits."""
+    layer = single(eqx.nn.Linear(64, 32, key=jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (64,), jnp.float32)
+    weight, point = (np.asarray(a.astype(jnp.bfloat16).astype(jnp.float64)) for a in (layer.weight, x))
+    expected = weight @ point + np.asarray(layer.bias)
+    assert np.allclose(called(Bfloat16Linear(layer), x), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_derivatives_of_a_narrow_product_are_narrow_and_kept_wide():
+    """The whole of the gradient's graph: products of float32 that the accelerator is to make of bfloat16 operands."""
+    layer = Bfloat16Linear(single(eqx.nn.Linear(4, 4, key=jax.random.key(0))))
+    x = jnp.ones(4, jnp.float32)
+    graph = jax.make_jaxpr(jax.grad(lambda x: jnp.sum(jax.jvp(layer, (x,), (x,))[1] ** 2)))(x)
+    products = [equation for equation in graph.jaxpr.eqns if equation.primitive.name == "dot_general"]
+    assert len(products) >= 2
+    assert all("BF16_BF16_F32" in str(equation.params["precision"]) for equation in products)
+    assert {str(v.aval.dtype) for equation in products for v in equation.outvars} == {"float32"}
