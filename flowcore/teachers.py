@@ -61,7 +61,7 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The recipe of the small classifier of images: convolutions, each of which halves the sides, and a hidden layer."""
+    """The recipe of the classifier of images: convolutions, each of which halves the sides, and a hidden layer."""
 
     classes: int = 10
     convolutions: tuple[int, ...] = ()  # their channels

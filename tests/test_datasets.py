@@ -288,6 +288,39 @@ def test_from_files_with_another_file_is_refused(root, tmp_path):
     assert not root.exists()
 
 
+CONTENT = {name.removesuffix(".gz"): gzip.decompress(packed) for name, packed in mnist_files().items()}
+
+
+@pytest.fixture
+def known_content(offer, monkeypatch):
+    """A data set "local" of which the checksums of the unpacked files are recorded too."""
+    folder, _ = offer(FlowMnist, mnist_files())
+    base = BUILDERS["local"].URLS[0].rsplit("/", 1)[0]
+    for name, content in CONTENT.items():
+        info = UrlInfo(tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name)
+        monkeypatch.setitem(BUILDERS["local"].url_infos, f"{base}/{name}", info)
+    return folder
+
+
+def test_from_files_takes_what_was_packed_anew(known_content, root):
+    """As a distribution ships them: without the name and the date that the original's header has."""
+    for name, content in CONTENT.items():
+        (known_content / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=1, mtime=7))
+    loaded = load("local", data_dir=root, from_files=known_content)
+    assert_is(loaded, GREY["train"][0][..., None], GREY["train"][1])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_from_files_refuses_another_content(known_content, root, packed):
+    (known_content / TRAIN_IMAGES).unlink()
+    name = "train-images-idx3-ubyte"
+    other = bytearray(CONTENT[name])
+    other[100] ^= 1
+    (known_content / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(other) if packed else bytes(other))
+    with pytest.raises(DataError, match=f"{name}.* is not the original file"):
+        load("local", data_dir=root, from_files=known_content)
+
+
 @pytest.mark.parametrize("missing", sorted(mnist_files()))
 def test_from_files_with_a_missing_file_names_it_and_all(offer, root, missing):
     folder, _ = offer(FlowMnist, mnist_files())

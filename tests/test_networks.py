@@ -58,7 +58,9 @@ def test_it_is_as_large_as_it_is_asked_to_be(name):
     sizes = [sum(leaf.size for leaf in leaves(build((8, 8, 1), *size, key=key))) for size in ((8, 1), (8, 2), (16, 1))]
     assert sizes[0] < sizes[1] and 1.5 * sizes[0] < sizes[2]
     wide = NETWORKS[name.removesuffix("_bfloat16")]((8, 8, 1), 8, 1, key=key)
-    assert all(jnp.array_equal(a, b) for a, b in zip(leaves(build((8, 8, 1), 8, 1, key=key)), leaves(wide), strict=True))
+    assert all(
+        jnp.array_equal(a, b) for a, b in zip(leaves(build((8, 8, 1), 8, 1, key=key)), leaves(wide), strict=True)
+    )
 
 
 @for_images

@@ -11,6 +11,7 @@ set never shares a folder with the stock one; they are not registered in TFDS, s
 import abc
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -73,20 +74,33 @@ def file_name(url: str) -> str:
 def original_files(builder: type[ImageBuilder], folder: Path) -> dict[str, Path]:
     """The original files of `builder` in `folder`, by name, each of the recorded sha256.
 
-    A file `name.gz` may also lie there unpacked, as `name`; then there is no checksum to compare. Raises `DataError`
+    A file `name.gz` may also lie there unpacked, as `name`, or packed anew, as distributions do: then its content is
+    compared, where `checksums.tsv` has a line for `name` too (unpacked files without one are not). Raises `DataError`
     for a file that is missing or is not the original.
     """
     names = [file_name(url) for url in builder.URLS]
     found = {}
     for url, name in zip(builder.URLS, names, strict=True):
         packed, unpacked = folder / name, folder / name.removesuffix(".gz")
+        content = builder.url_infos.get(url.removesuffix(".gz"))
         if packed.is_file():
-            refuse_other_file(packed, builder.url_infos[url].checksum)
+            if content is None or unpacked_checksum(packed) != content.checksum:
+                refuse_other_file(packed, builder.url_infos[url].checksum)
+        elif unpacked.is_file() and content is not None:
+            refuse_other_file(unpacked, content.checksum)
         elif not (unpacked.is_file() and not name.endswith(".tar.gz")):
             expected = ", ".join(names)
             raise DataError(f"{name} is not in {folder}. Put the original files there: {expected} (.gz or unpacked)")
         found[name] = packed if packed.is_file() else unpacked
     return found
+
+
+def unpacked_checksum(path: Path) -> str | None:
+    """The sha256 of what the file unpacks to; None when it does not."""
+    try:
+        return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
+    except (OSError, EOFError, zlib.error):
+        return None
 
 
 def refuse_other_file(path: Path, expected: str) -> None:
