@@ -73,15 +73,22 @@ class Tree:
         """A replication must have one; of the reading path those that have."""
         return self.folder(name) == self.replications or self.record(name).exists()
 
+    def presets(self, name: str) -> dict[str, dict]:
+        return record.read(self.record(name))["presets"] if self.record(name).exists() else {}
+
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 
-    def choose(self, names: Sequence[str]) -> list[str]:
-        """These notebooks; `all` is every paper's. Raises BadInput for none and for an unknown one."""
+    def choose(self, names: Sequence[str], preset: str | None = None) -> list[str]:
+        """These notebooks; `all` is every paper's, with a preset every one's that has it. Raises BadInput for none and
+        for an unknown one."""
         there = f"there are: {', '.join(self.papers()) or 'none yet'}"
         if not names:
             raise BadInput(f"say which replication, or all; {there}")
-        named = [each for name in names for each in (self.papers() if name == "all" else [name])]
+        every = [paper for paper in self.papers() if not preset or preset in self.presets(paper)]
+        if "all" in names and preset and not every:
+            raise BadInput(f"no replication has a preset {preset!r}")
+        named = [each for name in names for each in (every if name == "all" else [name])]
         unknown = [name for name in named if not self.notebook(name).exists()]
         if unknown:
             raise BadInput(f"no replication {', '.join(unknown)}; {there}")
@@ -271,7 +278,7 @@ def preset_parameters(path: Path, preset: str, given: dict[str, object]) -> dict
 
 def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list[list[str]], jobs: int) -> int:
     runs = []
-    for paper in tree.choose(papers):
+    for paper in tree.choose(papers, preset):
         given = defaults(tree.notebook(paper))
         recorded = {}
         if preset or tree.keeps_record(paper):  # read in any case, so that a spoilt record is named
@@ -522,22 +529,28 @@ def write_readme(tree: Tree, before: str, after: str) -> None:
 
 
 def list_methods(tree: Tree) -> int:
-    """The rows of the survey's table, then the replications of what is not in it."""
+    """The rows of the survey's table, then the replications of what is not in it; of each, the presets not recorded."""
     from flowcore import landscape  # here: it imports JAX
 
-    rows = [("method", "rule", "setting", "output", "cost", "measured", "1-step error", "replication")]
+    rows = [("method", "rule", "setting", "output", "cost", "measured", "1-step error", "replication", "not run")]
     for row, metrics in landscape.measured(tree.replications):
         numbers = [landscape.shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
         known = (row.name, row.rule, row.setting, row.output, str(row.cost))
-        rows.append((*known, *numbers, "not yet" if metrics is landscape.NOT_HERE else row.paper))
+        here = metrics is not landscape.NOT_HERE
+        rows.append((*known, *numbers, *((row.paper, not_run(tree, row.paper)) if here else ("not yet", ""))))
     for paper in sorted(set(tree.papers()) - {row.paper for row in landscape.METHODS}):
         metrics = record.read(tree.record(paper))["presets"][record.DEFAULT_PRESET].get("metrics", {})
         numbers = [landscape.shown(metrics.get(name)) for name in ("cost", "endpoint_error_1")]
-        rows.append(("-", "", "", "", "", *numbers, paper))
+        rows.append(("-", "", "", "", "", *numbers, paper, not_run(tree, paper)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     return 0
+
+
+def not_run(tree: Tree, paper: str) -> str:
+    """The presets that nobody has recorded yet."""
+    return ", ".join(name for name, preset in tree.presets(paper).items() if "metrics" not in preset)
 
 
 # --- benchmarks ----------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ def one_line(capsys, *expected):
         (["run", "paper", "-p", "steps", "true"], ["steps is int", "True"]),
         (["run", "paper", "-p", "rate", "[1"], ["rate is float", "[1"]),
         (["run", "paper", "--preset", "images"], ["images", "there are: mixture, other"]),
+        (["run", "all", "--preset", "images"], ["no replication has a preset 'images'"]),
         (["record", "paper", "--preset", "images"], ["images", "there are: mixture, other"]),
         (["record", "paper", "--seeds", "2"], ["at least 3"]),
         (["run", "paper", "--jobs", "0"], ["not positive"]),
@@ -190,6 +191,16 @@ def test_a_failing_notebook_is_kept_and_its_cell_named(tree, capsys):
     assert "dying.ipynb" in dying and "`import os`" in dying and "DeadKernelError" in dying
     assert "loss is nan" in (tree / "build" / "paper.html").read_text()
     assert f"done  {tree / 'build' / 'good.ipynb'}" in output.out
+
+
+def test_all_with_a_preset_are_those_that_have_it(tree, capsys):
+    put(tree, "without", train="raise RuntimeError")
+    kept = record.read(tree / "replications" / "without.json")
+    record.write(tree / "replications" / "without.json", kept | {"presets": {"mixture": kept["presets"]["mixture"]}})
+    assert replicate.main(["run", "all", "--preset", "other"], tree) == 0
+    assert {path.name for path in (tree / "build").glob("*.ipynb")} == {"paper.other.ipynb"}
+    assert replicate.main(["run", "without", "--preset", "other"], tree) == 2
+    assert "no preset 'other' in without.json" in capsys.readouterr().err
 
 
 # --- record --------------------------------------------------------------------------------------------------------
@@ -431,13 +442,13 @@ def test_the_list_shows_every_method(landscape, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1 : len(METHODS) + 1]] == [row.name for row in METHODS]
     (line,) = (line for line in lines if line.startswith("MF "))
-    assert "0.181 ± 0.012" in line and line.endswith("mean_flow")
+    assert "0.181 ± 0.012" in line and line.endswith("mean_flow  other")  # has that preset too, and no numbers of it
     assert lines[1].endswith("not yet")
 
 
 def test_the_list_shows_a_replication_that_is_not_in_the_table(landscape, capsys):
     assert replicate.main(["list"], landscape) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["-", "paper"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["-", "paper", "mixture,", "other"]
 
 
 def test_a_page_with_a_figure_is_written_without_a_warning(tmp_path, caplog):
