@@ -23,6 +23,7 @@ from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
 ROWS = 4096  # of the data, at which residuals are measured: as many as an accelerator holds at once
+REAL = 10_000  # images, the last of which samples are held against
 ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noise only is measured too
 
 
@@ -169,7 +170,7 @@ def images(
     """A data set of images in ten classes; the reference is the ODE solution of a denoiser, trained here if need be.
 
     `progress` wraps the chunks of that training, e.g. `tqdm`. `rows` takes a slice of both splits, as in "[:512]".
-    `real` is the last 10,000 of all images: where that many are held out these alone, else those trained on too, for a
+    `real` is the last `REAL` of all images: where that many are held out these alone, else those trained on too, for a
     Frechet distance wants many. Raises `flowcore.data.DataError`, which says what to do.
     """
     train, test = (data.load(name, split + rows) for split in ("train", "test"))
@@ -183,7 +184,7 @@ def images(
         reference,
         noise,
         generate(reference, noise, 1),
-        jnp.concatenate([images, unseen])[-10_000:],
+        jnp.concatenate([images, unseen])[-REAL:],
         lambda size, seed: data.Dealt(images, size, seed=seed),
         learned,
         learned.accuracy(unseen, unseen_labels),
@@ -197,7 +198,7 @@ LARGE = {  # for an accelerator
     "count": 4096,
 }
 TINY = {  # the same code with everything as small as it may be, to try it anywhere: its numbers mean nothing
-    "denoiser": teachers.Denoiser("unet_bfloat16", width=4, depth=1, steps=2, batch=8),
+    "denoiser": teachers.Denoiser(width=16, depth=1, steps=2, batch=8),
     "classifier": teachers.Classifier(convolutions=(4, 4), width=16, steps=20),
     "count": 256,
     "rows": "[:512]",

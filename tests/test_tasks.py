@@ -1,9 +1,13 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from flowcore import AbstractFlowMap, GaussianMap, sample, tasks
+from flowcore import AbstractFlowMap, AverageVelocityMap, GaussianMap, data, sample, tasks, teachers
 from flowcore.data import Drawn
+from flowcore.datasets import BUILDERS
+from flowcore.datasets.mnist import FlowFashionMnist
 
 
 class Shifted(AbstractFlowMap):
@@ -66,3 +70,71 @@ def test_the_classes_of_the_mixture_are_its_halves():
     assert jnp.mean(jnp.abs(further[:, 1])) > 1.05 * jnp.mean(jnp.abs(ends[:, 1]))  # away from the other half
     free = sample.generate(task.classes.exact, task.noise, 1, conditions=0 * task.classes.asked(1.0))
     assert jnp.max(jnp.abs(free - task.endpoints)) < 1e-4
+
+
+class Fake(FlowFashionMnist):
+    """Fashion-MNIST whose original files are any."""
+
+    name = "flow_fashion_mnist"
+    url_infos = {}
+
+
+@pytest.fixture
+def fake_fashion(tmp_path, monkeypatch):
+    """30 and 10 images of noise in files like Fashion-MNIST's, prepared where `load` looks; an empty cache."""
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 30), ("t10k", 10)):
+        parts = {"images-idx3": rng.integers(0, 256, (count, 28, 28), np.uint8), "labels-idx1": np.arange(count) % 10}
+        for part, array in parts.items():
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (tmp_path / f"{prefix}-{part}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(BUILDERS, "fashion_mnist", Fake)
+    data.load("fashion_mnist", from_files=tmp_path)
+    monkeypatch.setattr(data, "scale", lambda image: image / 127.5 - 1)  # in float64, as the weights are here
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+        yield
+
+
+SMALL = {
+    "denoiser": teachers.Denoiser(width=8, depth=1, steps=2, batch=4),
+    "classifier": teachers.Classifier(convolutions=(4, 4), width=8, steps=2, batch=4),
+    "count": 12,
+}
+
+
+def test_a_task_of_images_from_the_original_files(fake_fashion):
+    """Everything that the large ones do: the teacher and the classifier are trained, the classes and metrics there."""
+    task = tasks.images(name="fashion_mnist", rows="[:10]", **SMALL)
+    assert task.shape == (28, 28, 1)
+    assert task.noise.shape == task.endpoints.shape == (12, 28, 28, 1)
+    assert task.real.shape == (10 + 10, 28, 28, 1)
+    assert -1 <= task.real.min() < -0.99 and 0.99 < task.real.max() <= 1
+    source = task.classes.source(6, 0)
+    batch = source.batch(source.deal(1)[0], jax.random.key(0))
+    assert batch.x0.shape == (6, 28, 28, 1) and batch.label.shape == (6,)
+    found = task.measure(AverageVelocityMap(lambda x, s, t: 0 * x))
+    assert {f"frechet_distance_{n}" for n in (1, 2, 4)} <= found.keys()
+    assert 0 <= found["classifier_accuracy"] <= 1
+    assert all(np.isfinite(value) for value in found.values())
+    still = sample.generate(AverageVelocityMap(lambda x, s, t: 0 * x), task.noise, 1)
+    assert task.frechet_distance(task.real) < 1e-6 < found["frechet_distance_1"]
+    assert found["frechet_distance_1"] == pytest.approx(task.frechet_distance(still))
+
+
+def test_of_many_images_the_real_ones_are_the_last(fake_fashion, monkeypatch):
+    """So those that are held out, where there are enough of them."""
+    monkeypatch.setattr(tasks, "REAL", 10)
+    task = tasks.images(name="fashion_mnist", **SMALL)
+    assert jnp.array_equal(task.real, data.scale(data.load("fashion_mnist", "test")["image"]))
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_the_recipes_of_the_large_tasks_fit_their_images(name):
+    """Teacher and classifier begin, with as many weights as their recipes say in all sizes of images."""
+    shape, recipes = BUILDERS[name].SHAPE, tasks.TASKS[name].keywords
+    net = eqx.filter_eval_shape(lambda: recipes["denoiser"].begin(shape)[0].average.net)
+    assert sum(leaf.size for leaf in jax.tree.leaves(net) if hasattr(leaf, "size")) > 1e6
+    features = jax.eval_shape(lambda x: teachers.Features(shape, recipes["classifier"]).features(x), jnp.zeros(shape))
+    assert features.shape == (recipes["classifier"].width,)
