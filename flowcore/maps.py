@@ -15,6 +15,7 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 
+from flowcore.networks import in_float32
 from flowcore.path import Point, Time
 
 Velocity = Callable[[Any, Any], Any]  # v(x, t) -> like x
@@ -179,10 +180,11 @@ class OdeMap(AbstractFlowMap):
 
     def average_velocity(self, x, s, t):
         s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
+        field = in_float32(self.field)  # a solver that adapts its steps would take rounding for curvature
 
         def travelled(r, displacement, _):
             r = jnp.asarray(r, x.dtype)
-            return self.field(x + (t - s) * displacement, s + r * (t - s))
+            return field(x + (t - s) * displacement, s + r * (t - s))
 
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(travelled),

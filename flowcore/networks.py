@@ -59,6 +59,16 @@ def in_bfloat16(net):
     return eqx.tree_at(lambda net: net.times, narrow, net.times)
 
 
+def in_float32(tree):
+    """The same with all its layers as they were before `in_bfloat16`."""
+    narrow = tuple(NARROW.values())
+    return jax.tree.map(
+        lambda node: node.layer if isinstance(node, narrow) else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, narrow),
+    )
+
+
 def mlp(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> ResidualMLP:
     """For examples of any shape."""
     return ResidualMLP(math.prod(shape), width, depth, key=key, **options)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from problems import leaves, lively
 
-from flowcore import NETWORKS
+from flowcore import NETWORKS, AverageVelocityMap, OdeMap
 from flowcore.calculus import along
 from flowcore.nets import source_and_level
-from flowcore.networks import Bfloat16Convolution, Bfloat16Linear, in_bfloat16
+from flowcore.networks import Bfloat16Convolution, Bfloat16Linear, in_bfloat16, in_float32
 
 IMAGE = jax.random.normal(jax.random.key(1), (8, 8, 1))
 every = pytest.mark.parametrize("name", NETWORKS)
@@ -95,6 +95,15 @@ def test_tangents_are_rounded_only_as_operands(name):
     slope = eqx.filter_jit(lambda v: jax.jvp(lambda x: narrow(x, 0.9, 0.2), (x,), (v,))[1])
     v = jnp.cos(x)
     assert distance(1024 * slope(v / 1024), slope(v)) < 1e-6
+
+
+def test_an_ode_is_solved_with_the_wide_network():
+    """The solver adapts its steps to the field, and would to its rounding."""
+    net, x = single(built("dit")), single(IMAGE)
+    solved = eqx.filter_jit(lambda field: OdeMap(field, tolerance=1e-3)(x, 1.0, 0.5))
+    wide, narrow = (solved(AverageVelocityMap(each).velocity) for each in (net, in_bfloat16(net)))
+    assert jnp.array_equal(wide, narrow)
+    assert eqx.tree_equal(in_float32(in_bfloat16(net)), net)
 
 
 @for_images

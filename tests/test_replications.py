@@ -13,12 +13,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from problems import prepare_fake_fashion
 
 from flowcore import record
 from flowcore.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "ci"))
+import replicate  # noqa: E402
 from replicate import TEMPLATE, code_cells, failure, tagged  # noqa: E402
 
 REPLICATIONS = ROOT / "replications"
@@ -191,6 +193,21 @@ def test_notebooks_and_records_come_in_pairs():
 def test_methods_that_are_here_have_their_replication():
     here = {row.paper for row in METHODS if row.terms is not None}
     assert not PAPERS or here <= set(PAPERS)
+
+
+IMAGES = [paper for paper in PAPERS if "images" in record.read(REPLICATIONS / f"{paper}.json")["presets"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", IMAGES)
+def test_the_preset_for_accelerators_runs_at_its_smallest(paper, tmp_path, monkeypatch):
+    """Minutes each on two cores. It shows that the code runs on images of 28x28 in bfloat16, not what it learns."""
+    prepare_fake_fashion(tmp_path, monkeypatch, train=512, test=512)
+    given = defaults(nbformat.read(REPLICATIONS / f"{paper}.ipynb", as_version=4))
+    small = {"source": "tiny_fashion_mnist", "steps": 10, "batch": 8, "width": 8, "depth": 1}
+    small |= {name: 2 for name in ("guided_steps", "weak_steps") if name in given}
+    assignments = [word for name, value in small.items() for word in ("-p", name, str(value))]
+    assert replicate.main(["run", paper, "--preset", "images", *assignments]) == 0
 
 
 # --- the guards can fail -------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import prepare_fake_fashion
 
 from flowcore import AbstractFlowMap, AverageVelocityMap, GaussianMap, data, sample, tasks, teachers
 from flowcore.data import Drawn
 from flowcore.datasets import BUILDERS
-from flowcore.datasets.mnist import FlowFashionMnist
 
 
 class Shifted(AbstractFlowMap):
@@ -72,26 +72,10 @@ def test_the_classes_of_the_mixture_are_its_halves():
     assert jnp.max(jnp.abs(free - task.endpoints)) < 1e-4
 
 
-class Fake(FlowFashionMnist):
-    """Fashion-MNIST whose original files are any."""
-
-    name = "flow_fashion_mnist"
-    url_infos = {}
-
-
 @pytest.fixture
 def fake_fashion(tmp_path, monkeypatch):
-    """30 and 10 images of noise in files like Fashion-MNIST's, prepared where `load` looks; an empty cache."""
-    rng = np.random.default_rng(0)
-    for prefix, count in (("train", 30), ("t10k", 10)):
-        parts = {"images-idx3": rng.integers(0, 256, (count, 28, 28), np.uint8), "labels-idx1": np.arange(count) % 10}
-        for part, array in parts.items():
-            head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-            (tmp_path / f"{prefix}-{part}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(BUILDERS, "fashion_mnist", Fake)
-    data.load("fashion_mnist", from_files=tmp_path)
+    """30 and 10 images that `load` takes for Fashion-MNIST, and an empty cache."""
+    prepare_fake_fashion(tmp_path, monkeypatch, train=30, test=10)
     monkeypatch.setattr(data, "scale", lambda image: image / 127.5 - 1)  # in float64, as the weights are here
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
         yield
