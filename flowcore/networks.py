@@ -62,11 +62,11 @@ def in_bfloat16(net):
 def in_float32(tree):
     """The same with all its layers as they were before `in_bfloat16`."""
     narrow = tuple(NARROW.values())
-    return jax.tree.map(
-        lambda node: node.layer if isinstance(node, narrow) else node,
-        tree,
-        is_leaf=lambda node: isinstance(node, narrow),
-    )
+
+    def restored(node):
+        return node.layer if isinstance(node, narrow) else node
+
+    return jax.tree.map(restored, tree, is_leaf=lambda node: isinstance(node, narrow))
 
 
 def mlp(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> ResidualMLP:
