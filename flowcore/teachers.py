@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from flowcore import data, maps, methods, nets, networks, path, terms, times, train, unet
+from flowcore import attention, data, maps, methods, nets, networks, path, terms, times, train, unet
 from flowcore.losses import diagonal, distances
 
 CODE = (  # what decides the weights
+    attention,
     data,
     maps.AverageVelocityMap,
     methods.flow_matching_terms,
