@@ -471,6 +471,29 @@ def refresh(notebook: Path, work: Path) -> None:
     nbformat.write(cleaned(load(notebook), load(task.output)), work / notebook.name)
 
 
+def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
+    """The notebooks executed in place, beside the records that they have: for a change that moves no number. One that
+    disagrees with its record is left as it was."""
+    works = {paper: tree.build / "refresh" / paper for paper in tree.choose(papers)}
+    for paper, work in works.items():
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        if tree.keeps_record(paper):
+            shutil.copy(tree.record(paper), work)
+    with ThreadPoolExecutor(jobs) as pool:
+        share_cores(jobs)
+        outcomes = {paper: pool.submit(refresh, tree.notebook(paper), work) for paper, work in works.items()}
+    failures = [str(outcome.exception()) for outcome in outcomes.values() if outcome.exception()]
+    for paper, outcome in outcomes.items():
+        if not outcome.exception():
+            os.replace(works[paper] / tree.notebook(paper).name, tree.notebook(paper))
+            shutil.rmtree(works[paper])
+            print(f"refreshed {paper}")
+    if failures:
+        raise NotebookFailed("; ".join(failures))
+    return 0
+
+
 # --- new -----------------------------------------------------------------------------------------------------------
 
 
@@ -690,6 +713,9 @@ def command_line() -> argparse.ArgumentParser:
     verb.add_argument("--preset", default=record.DEFAULT_PRESET)
     verb.add_argument("--seeds", type=positive, help="default: 5 on the mixture, 3 elsewhere")
     verb.add_argument("--jobs", type=positive, default=1, help="seeds at a time")
+    verb = verbs.add_parser("refresh", help="execute notebooks in place, for a change that moves no number")
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="a name of the list, or all")
+    verb.add_argument("--jobs", type=positive, default=1, help="notebooks at a time")
     verb = verbs.add_parser("new", help="a new replication from the template")
     verb.add_argument("paper", metavar="PAPER")
     verb.add_argument("--title", required=True)
@@ -714,6 +740,8 @@ def dispatch(arguments: argparse.Namespace, tree: Tree) -> int:
         case "record":
             seeds = arguments.seeds or (5 if arguments.preset == record.DEFAULT_PRESET else 3)
             return record_paper(tree, arguments.paper, arguments.preset, seeds, arguments.jobs)
+        case "refresh":
+            return refresh_papers(tree, arguments.papers, arguments.jobs)
         case "new":
             return new(tree, arguments.paper, arguments.title, arguments.url)
         case "table":

@@ -391,6 +391,23 @@ def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):
     assert replicate.touched(there, "HEAD~2") == ["000_first"]
 
 
+def test_refresh_executes_in_place_and_moves_no_number(recorded, capsys):
+    """A notebook that has only been edited is executed beside its record; one that disagrees with it is left alone."""
+    path, json_file = (recorded / "replications" / f"paper{suffix}" for suffix in (".ipynb", ".json"))
+    edited = nbformat.read(path, as_version=4)
+    edited.cells[4].source += "\nprint('again')"
+    nbformat.write(edited, path)
+    kept = json_file.read_bytes()
+    assert replicate.main(["refresh", "paper"], recorded) == 0
+    assert "again" in nbformat.read(path, as_version=4).cells[4].outputs[0].text
+    assert json_file.read_bytes() == kept
+    change_record(recorded, "endpoint_error_1", mean=0.5, band=[0.4, 0.6])
+    before = contents(recorded)
+    assert replicate.main(["refresh", "paper"], recorded) == 1
+    assert "OutOfBand" in capsys.readouterr().err
+    assert contents(recorded) == before
+
+
 def test_new_makes_a_replication_that_runs(tree, capsys):
     (tree / "notebooks").mkdir()
     template = notebook(check=CHECK.replace("paper", "900_template", 1))
