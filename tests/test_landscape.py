@@ -1,5 +1,6 @@
 """The table of README and of `100_landscape`, on records that are known, and where the links of the latter lead."""
 
+import json
 import re
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_the_records_are_found_from_a_folder_below(tmp_path, monkeypatch):
     (tmp_path / "build" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "build" / "deep")
     assert landscape.replications() == tmp_path / "replications"
+
+
+def test_the_times_of_steps_are_those_of_the_benchmark(tmp_path, monkeypatch):
+    (tmp_path / "replications").mkdir()
+    (tmp_path / "ci").mkdir()
+    numbers = {"MF": {"time": {"median": 1.5, "low": 1.0, "high": 2.0, "rounds": 3}, "flops": 1.3}}
+    (tmp_path / "ci" / "bench.json").write_text(json.dumps({"steps": {"recorded": {}, "numbers": numbers}}))
+    monkeypatch.chdir(tmp_path)
+    assert landscape.step_times() == {"MF": 1.5}
 
 
 def test_the_errata_lead_to_cells_that_are_there():
