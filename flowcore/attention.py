@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 Rows = Float[Array, "tokens heads features"]
 Queries = Float[Array, "queries heads features"]  # some of the rows, or all
 
-CHUNK = 128  # queries at a time: half of it costs the same time, twice it twice the memory
+CHUNK = 128  # queries at a time
 MANY = 1024  # tokens above which chunks cost no time: measured, `ci/replicate bench attention`
 
 
@@ -49,11 +49,13 @@ def chunked(query: Rows, key: Rows, value: Rows, chunk: int = CHUNK) -> Rows:
 
 
 def fused(query: Rows, key: Rows, value: Rows) -> Rows:
-    """cuDNN's attention, on an NVIDIA GPU and in half precision only. It refuses forward mode.
+    """cuDNN's attention, on an NVIDIA GPU and of operands in bfloat16 only, to which they are rounded. It refuses
+    forward mode.
 
     Reference: Dao et al. 2022, "FlashAttention".
     """
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    operands = (x.astype(jnp.bfloat16) for x in (query, key, value))
+    return jax.nn.dot_product_attention(*operands, implementation="cudnn").astype(value.dtype)
 
 
 def attending(model, attend: Callable):
@@ -69,28 +71,36 @@ def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, s
     """
     tokens = []
 
-    def tried(query, key, value):
+    def counted(query, key, value):
         tokens.append(len(query))
-        return fused(query, key, value)
+        return plain(query, key, value)
 
-    refused = refusal(objective, model, attending(model, tried), x0, teacher)
+    jax.eval_shape(*training(objective, attending(model, counted), x0, teacher))  # what is wrong anyway is raised here
     if not tokens:
         return plain, "plain attention: this model has none to choose"
+    refused = refusal(*training(objective, attending(model, fused), x0, teacher))
     if refused is None:
         return fused, f"fused attention for {max(tokens)} tokens: the objective takes no JVP"
     attend = chunked if max(tokens) > MANY else plain
     return attend, f"{attend.__name__} attention for {max(tokens)} tokens; fused refuses: {refused}"
 
 
-def refusal(objective: Callable, model, tried, x0, teacher) -> str | None:
-    """What JAX says against the gradient of the objective with `tried` for the model, or None."""
+def training(objective: Callable, model, x0, teacher) -> tuple:
+    """(function, arrays): the gradient of the objective in the model, of arrays alone."""
+    arrays, static = eqx.partition((model, x0, teacher, jax.random.key(0)), eqx.is_array)
 
-    def gradient(tried, x0, teacher, key):
-        return eqx.filter_grad(lambda model: objective(model, x0, target=model, teacher=teacher, key=key)[0])(tried)
+    def gradient(arrays):
+        model, x0, teacher, key = eqx.combine(arrays, static)
+        loss = eqx.filter_grad(lambda trained: objective(trained, x0, target=model, teacher=teacher, key=key)[0])
+        return eqx.filter(loss(model), eqx.is_array)
 
-    arguments = x0, teacher, jax.random.key(0)
+    return gradient, arrays
+
+
+def refusal(gradient: Callable, arrays) -> str | None:
+    """What JAX says against compiling the gradient, or None."""
     try:
-        eqx.filter_jit(gradient).lower(tried, *arguments)
+        jax.jit(gradient).lower(arrays)
     except (TypeError, NotImplementedError, RuntimeError, ValueError) as error:  # JAX has no type for a refusal
         return str(error).strip().splitlines()[0]
     return None

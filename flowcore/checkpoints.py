@@ -30,17 +30,19 @@ def kept(
     """What `fit` yields, each state written to `folder` first, of which the `newest` few stay.
 
     `source` is the one that `fit` deals from. On several processes the folder must be one that all of them see. Raises
-    ValueError if the folder holds a run that is as far or farther, and if the source is not the one that is dealt from.
+    ValueError if the folder holds a run that this one does not go on from, and if the source is not the one that is
+    dealt from.
     """
     place = source.state()
     with opened(folder, max_to_keep=newest, cleanup_tmp_directories=True) as checkpoints:
         for state, log in training:
             step = int(np.ravel(state.step)[0])
             last = checkpoints.latest_step()
-            if last is not None and step <= last:
+            begun = step - next(iter(log.values())).shape[-1]  # where this chunk did
+            if last is not None and last != begun:
                 raise ValueError(
-                    f"{folder} holds step {last} of a run, and this one is at step {step}: take that run up with "
-                    "`checkpoints.resumed`, or keep this one in another folder"
+                    f"{folder} holds step {last} of a run, and this one goes on from step {begun}: take that run up "
+                    "with `checkpoints.resumed`, or keep this one in another folder"
                 )
             before, place = place, source.state()
             if place and place == before:

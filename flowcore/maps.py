@@ -172,7 +172,8 @@ class OdeMap(AbstractFlowMap):
         dW/dr = v(x + (t - s) W, s + r (t - s)),    W = 0 at r = 0,    V = W at r = 1,
 
     which needs no division by t - s and gives v(x, s) at s = t. Differentiable in forward mode (`jax.jvp`) only.
-    `tolerance` is both rtol and atol of the solver (Dopri8), in units of x.
+    `tolerance` is both rtol and atol of the solver (Dopri8), in units of x. A network in bfloat16 is integrated in
+    float32, because a solver that adapts its steps would take rounding for curvature; `velocity` stays in bfloat16.
     """
 
     field: Velocity
@@ -180,7 +181,7 @@ class OdeMap(AbstractFlowMap):
 
     def average_velocity(self, x, s, t):
         s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
-        field = in_float32(self.field)  # a solver that adapts its steps would take rounding for curvature
+        field = in_float32(self.field)
 
         def travelled(r, displacement, _):
             r = jnp.asarray(r, x.dtype)

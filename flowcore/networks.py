@@ -2,9 +2,9 @@
 
     NETWORKS[name](shape, width, depth, key=...)  ->  net(x, s, t[, condition]) -> like x
 
-In bfloat16 only the operands of products and convolutions are narrow. All that lies between them (the residual stream,
-norms, softmax and the products of attention, the times and what is made of them) is float32, and so are the tangents
-of a JVP: they too are rounded only as operands. Weights are kept, averaged and updated in float32.
+In bfloat16 the operands of products are narrow, and the operands and results of convolutions. All that lies between
+them (the residual stream, norms, softmax and the products of attention, the times and what is made of them) is float32,
+and so are the tangents of a JVP there. Weights are kept, averaged and updated in float32.
 """
 
 import math
@@ -20,8 +20,10 @@ from flowcore.unet import UNet
 
 
 def rounded(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The nearest bfloat16, as a number of the type of x."""
-    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    """The nearest bfloat16, as a number of the type of x. Its derivative is 1, else what a product gives on the way
+    back would be rounded too."""
+    nearest = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return x + jax.lax.stop_gradient(nearest - x)
 
 
 class Bfloat16Linear(eqx.Module):
@@ -31,7 +33,7 @@ class Bfloat16Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, " size"]) -> Float[Array, " out"]:
         # the algorithm has derivatives run in bfloat16 as well, and their results stay float32, which a cast would not;
-        # a processor without bfloat16 ignores it, hence `rounded`: the same numbers there
+        # a processor ignores it, hence `rounded`: the same values there, though derivatives of wide operands
         product = jnp.matmul(rounded(self.layer.weight), rounded(x), precision="BF16_BF16_F32")
         return product if self.layer.bias is None else product + self.layer.bias
 
@@ -50,13 +52,14 @@ NARROW = {eqx.nn.Linear: Bfloat16Linear, eqx.nn.Conv2d: Bfloat16Convolution}
 
 
 def in_bfloat16(net):
-    """The same network and weights with its layers in bfloat16, but for those that the times pass through."""
+    """The same network and weights with its layers in bfloat16, but for those that the times pass through: the network
+    of the times, and what makes shifts and scales of what that says."""
 
-    def replaced(node):
-        return NARROW[type(node)](node) if type(node) in NARROW else node
+    def replaced(path, node):
+        told = {"times", "modulate"} & {getattr(key, "name", None) for key in path}
+        return NARROW[type(node)](node) if type(node) in NARROW and not told else node
 
-    narrow = jax.tree.map(replaced, net, is_leaf=lambda node: type(node) in NARROW)
-    return eqx.tree_at(lambda net: net.times, narrow, net.times)
+    return jax.tree_util.tree_map_with_path(replaced, net, is_leaf=lambda node: type(node) in NARROW)
 
 
 def in_float32(tree):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from flowcore import plots
+from flowcore.bench import PROVEN
 
 
 class Line(NamedTuple):
@@ -31,11 +32,11 @@ def percent(value: float) -> str:
 
 
 def mebibytes(value: float) -> str:
-    return f"{value / 2**20:.3g} MiB"
+    return f"{value / 2**20:,.0f} MiB"
 
 
 def gigaflops(value: float) -> str:
-    return f"{value / 1e9:.3g} GFLOP/s"
+    return f"{value / 1e9:,.0f} GFLOP/s"
 
 
 def passes(value: bool) -> str:
@@ -43,9 +44,7 @@ def passes(value: bool) -> str:
 
 
 THERE = "`rectified-flow-pytorch`, eager"
-PROOF, FASTER = ("stationary",), "times as fast"  # names in the record
 SMALL, WIDE = "128 units", "512 units"
-PROVEN = ("MeanFlow", "SplitMeanFlow", "SplitMeanFlow, jumps alone", "SoFlow", "SoFlow, last step", "LSD")
 LINES = (
     Line("MeanFlow's step over flow matching's, 2 layers of 128 units", "steps", ("MF", "time"), plain, 1.4),
     Line("the same, 4 layers of 512 units", "wide_steps", ("time",), plain, 1.4),

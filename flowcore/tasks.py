@@ -22,7 +22,7 @@ from flowcore.path import Time
 from flowcore.sample import generate, jump
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
-ROWS = 4096  # of the data, at which residuals are measured: as many as an accelerator holds at once
+ROWS = 4096  # of the data, at which residuals are measured, all at once
 REAL = 10_000  # images, the last of which samples are held against
 ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noise only is measured too
 

@@ -227,7 +227,9 @@ def fit(
     if (state.target is None) != (target_decay == 0.0):
         raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")
     done = int(np.ravel(state.step)[0])
-    length = chunk_length(steps - done, chunk)
+    length = chunk_length(steps, chunk)  # that of a run from the start, where it leads here: the same program
+    if done % length:
+        length = chunk_length(steps - done, chunk)
     decays = tuple(decay if callable(decay) else jnp.asarray(decay) for decay in (average_decay, target_decay))
     if devices is not None:
         state, given = devices.laid_out(state), devices.everywhere((source, objective, teacher, decays))

@@ -13,6 +13,7 @@ import sys
 import jax
 
 if __name__ == "__main__":  # what JAX must know before it computes anything
+    jax.config.update("jax_platforms", "cpu")  # devices of a processor, whatever else is here
     count = 8 if sys.argv[1] == "devices" else 1
     flags = os.environ.get("XLA_FLAGS", "")  # those of the tests, so that the programs are the same
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"

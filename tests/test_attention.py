@@ -5,6 +5,7 @@ from problems import gradient, leaves, lively
 
 from flowcore import (
     METHODS,
+    Accompanied,
     AverageVelocityMap,
     DiT,
     GaussianMap,
@@ -113,7 +114,7 @@ MODEL = AverageVelocityMap(DiT((4, 4, 1), 2, 8, 1, 2, key=jax.random.key(0)))
 TEACHER = GaussianMap(jnp.zeros((4, 4, 1)), 0.5)
 FLOW_MATCHING = Objective(methods.flow_matching_terms())
 # those whose derivative is a difference of two values, or that have none
-WITHOUT_A_JVP = {"FreeFlow", "PID", "CT", "CD", "CTM", "SoFlow", "Shortcut", "SplitMeanFlow", "PSD", "PFMM"}
+WITHOUT_A_JVP = {"PID", "CT", "CD", "CTM", "SoFlow", "Shortcut", "SplitMeanFlow", "PSD", "PFMM"}
 
 
 def test_on_a_processor_the_library_says_itself_why_fused_is_not_chosen():
@@ -141,11 +142,17 @@ def test_a_derivative_of_a_frozen_copy_is_noticed(monkeypatch):
     assert choose(one_example, MODEL, IMAGES)[0] is plain
 
 
-@pytest.mark.parametrize("row", [row for row in METHODS if row.name != "FreeFlow"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
 def test_every_method_says_whether_it_takes_a_jvp(row, monkeypatch):
     monkeypatch.setattr(attention, "fused", backward_only)
-    attend, _ = choose(objective(row), MODEL, IMAGES, teacher=TEACHER)
+    model = Accompanied(MODEL, MODEL) if row.name == "FreeFlow" else MODEL
+    attend, _ = choose(objective(row), model, IMAGES, teacher=TEACHER)
     assert (attend is backward_only) == (row.name in WITHOUT_A_JVP)
+
+
+def test_what_is_wrong_with_the_training_itself_is_raised():
+    with pytest.raises(ValueError, match="pass teacher="):
+        choose(objective(methods.method("LMD")), MODEL, IMAGES)
 
 
 def test_many_tokens_are_chunked(monkeypatch):

@@ -1,9 +1,9 @@
 """Every measurement in tiny: that its numbers are numbers. Whether a goal is met is the record's to say."""
 
 import math
+import time
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from flowcore import Objective, bench, methods, train
@@ -39,7 +39,7 @@ def refuse_odd(found, *, signed=False):
         if isinstance(leaf, dict):
             assert leaf["low"] <= leaf["median"] <= leaf["high"] and leaf["rounds"] >= 1
             leaf = leaf["low"]
-        assert math.isfinite(leaf) and (signed or leaf >= 0)
+        assert math.isfinite(leaf) and (signed or leaf > 0 or isinstance(leaf, bool))
 
 
 @pytest.fixture(autouse=True)
@@ -121,4 +121,8 @@ def test_a_peer_that_is_missing_names_the_remedy(monkeypatch, tmp_path):
 
 
 def test_seconds_are_those_until_the_answer_is_there():
-    assert 0 < bench.elapsed(lambda: jnp.ones(3)) < 60
+    class Late:
+        def block_until_ready(self):
+            time.sleep(0.05)
+
+    assert bench.elapsed(Late) > 0.05

@@ -100,8 +100,11 @@ class Page:
     """The browser's one page, spoken to in the DevTools protocol."""
 
     def __init__(self, port: int):
-        with answer(f"http://localhost:{port}/json/list") as reply:
-            (target,) = [each for each in json.load(reply) if each["type"] == "page"]
+        pages = []
+        while not pages:  # the browser answers before it has opened one
+            with answer(f"http://localhost:{port}/json/list") as reply:
+                pages = [each for each in json.load(reply) if each["type"] == "page"]
+        (target,) = pages
         self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=120)
         self.ids = itertools.count()
 
@@ -118,7 +121,7 @@ class Page:
         self.socket.send(json.dumps({"id": number, "method": "Runtime.evaluate", "params": asked}))
         while (reply := json.loads(self.socket.recv())).get("id") != number:
             pass
-        return reply["result"]["result"].get("value")
+        return reply.get("result", {}).get("result", {}).get("value")  # nothing while the page is changing
 
     def wait(self, expression: str, seconds: float) -> None:
         """Until the expression is true."""

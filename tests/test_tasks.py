@@ -116,7 +116,7 @@ def test_of_many_images_the_real_ones_are_the_last(fake_fashion, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_the_recipes_of_the_large_tasks_fit_their_images(name):
-    """Teacher and classifier begin, with as many weights as their recipes say in all sizes of images."""
+    """Teacher and classifier begin: the teacher is of millions of weights, the classifier's features as it was told."""
     shape, recipes = BUILDERS[name].SHAPE, tasks.TASKS[name].keywords
     net = eqx.filter_eval_shape(lambda: recipes["denoiser"].begin(shape)[0].average.net)
     assert sum(leaf.size for leaf in jax.tree.leaves(net) if hasattr(leaf, "size")) > 1e6
