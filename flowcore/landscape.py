@@ -3,6 +3,7 @@
 Reference: Dieleman 2026, "Learning the integral of a diffusion model", section 5.6, for the left half of the table.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def metrics_of(row: Method, path: Path) -> dict[str, dict]:
     metrics = record.read(path)["presets"][record.DEFAULT_PRESET].get("metrics", {})
     prefix = row.name.lower().replace("-", "_") + "_"
     return metrics | {name.removeprefix(prefix): m for name, m in metrics.items() if name.startswith(prefix)}
+
+
+def step_times() -> dict[str, float]:
+    """The time of a training step of every method over that of flow matching, as `ci/replicate bench` recorded it."""
+    bench = json.loads((replications().parent / "ci" / "bench.json").read_text(encoding="utf-8"))
+    return {name: numbers["time"]["median"] for name, numbers in bench["steps"]["numbers"].items()}
 
 
 def shown(metric: dict | None) -> str:
