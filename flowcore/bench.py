@@ -99,7 +99,7 @@ def step_flops(loss: Objective, model) -> float:
     return cost.flops(gradient, model, network(key=2), jnp.zeros((BATCH, 2)), jax.random.key(0))
 
 
-def steps(rounds: int = 7, length: int = 100) -> dict:
+def steps(rounds: int = 7, length: int = 300) -> dict:
     """A training step of every method over one of flow matching: its time, and its compiled FLOPs."""
     losses = {FLOW_MATCHING: Objective(methods.flow_matching_terms())}
     losses |= {row.name: objective(row) for row in METHODS if row.here}

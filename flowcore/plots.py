@@ -92,14 +92,16 @@ def bars(
 ) -> Figure:
     """One horizontal bar per name; `reference` draws a dashed line, `marks` (one per name) a tick across each bar."""
     figure, (axis,) = panels(1, width=6.0, height=0.6 + 0.26 * len(values))
-    names = list(values)[::-1]
-    axis.barh(names, [values[name] for name in names], color=INK, height=0.6)
+    names, lengths = list(values)[::-1], list(values.values())[::-1]
+    ends = lengths
+    axis.barh(names, lengths, color=INK, height=0.6)
     if reference is not None:
         axis.axvline(reference, color=TRUTH, linestyle="--", linewidth=1)
     if marks is not None:
         axis.scatter(marks[::-1], names, marker="|", s=90, color=TRUTH, zorder=2)
-    for row, name in enumerate(names):
-        axis.text(values[name], row, f" {values[name]:.3g}", va="center", fontsize=8)
+        ends = np.maximum(lengths, marks[::-1])
+    for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        axis.text(end, row, f" {length:.3g}", va="center", fontsize=8)
     axis.set(xlabel=xlabel)
     return close(figure)
 
