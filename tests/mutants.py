@@ -3,7 +3,7 @@
 A mutant is one function of `flowcore/losses` with one thing wrong: a sign flipped, a stop-gradient dropped, one time
 read for another, or an equality asked at another point. It is put into a copy of the repository, where the tests of the
 rows that use the function run first, then those that name it, until one fails. It survives when none does. Not a test
-itself: it takes an hour or so.
+itself: it takes an hour or two.
 
 Some mutants are the same function in other words; they are listed in `SAME` with the reason.
 """
