@@ -31,7 +31,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.2g} %"
 
 
-def mebibytes(value: float) -> str:
+def mebibytes(value: int) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
