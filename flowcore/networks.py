@@ -39,7 +39,10 @@ class Bfloat16Linear(eqx.Module):
 
 
 class Bfloat16Convolution(eqx.Module):
-    """A convolution in bfloat16, its result too, of which the device keeps the sums in float32."""
+    """A convolution in bfloat16, its result too, of which the device keeps the sums in float32.
+
+    On a processor jaxlib 0.10.2 aborts when it compiles some derivatives of it: take "unet" or "dit_bfloat16" there.
+    """
 
     layer: eqx.nn.Conv2d
 
