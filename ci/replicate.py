@@ -424,7 +424,9 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
     old = record.read(tree.record(paper))  # again: another preset may have been recorded meanwhile
     record.write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: combine(parameters, results)}})
     if preset == record.DEFAULT_PRESET:
-        refresh(tree.notebook(paper), work)
+        (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
+        if failed:
+            raise NotebookFailed(failed)
     for path in (tree.record(paper), tree.notebook(paper)):
         if (work / path.name).exists():
             os.replace(work / path.name, path)
@@ -462,33 +464,33 @@ def measure(notebook: Path, parameters: dict[str, object], seeds: int, jobs: int
     return results
 
 
-def refresh(notebook: Path, work: Path) -> None:
-    """Leaves the notebook in `work`, executed at its defaults beside the new record. Raises NotebookFailed."""
-    task = Run(notebook, work / "defaults.ipynb", {}, work, f"{notebook.stem} defaults")
-    (failed,) = execute([task], jobs=1)
-    if failed:
-        raise NotebookFailed(f"{task.label}: {failed}; see {task.output}")
-    nbformat.write(cleaned(load(notebook), load(task.output)), work / notebook.name)
+def refresh(works: dict[Path, Path], jobs: int) -> Iterator[str | None]:
+    """Leaves each notebook in its folder of work, executed at its defaults beside the record there: what failed in
+    each, or None."""
+    runs = [Run(path, work / "defaults.ipynb", {}, work, f"{path.stem} defaults") for path, work in works.items()]
+    for task, failed in zip(runs, execute(runs, jobs), strict=True):
+        if not failed:
+            nbformat.write(cleaned(load(task.source), load(task.output)), task.cwd / task.source.name)
+        yield f"{task.label}: {failed}; see {task.output}" if failed else None
 
 
 def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
     """The notebooks executed in place, beside the records that they have: for a change that moves no number. One that
     disagrees with its record is left as it was."""
-    works = {paper: tree.build / "refresh" / paper for paper in tree.choose(papers)}
-    for paper, work in works.items():
+    works = {tree.notebook(paper): tree.build / "refresh" / paper for paper in tree.choose(papers)}
+    for path, work in works.items():
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        if tree.keeps_record(paper):
-            shutil.copy(tree.record(paper), work)
-    with ThreadPoolExecutor(jobs) as pool:
-        share_cores(jobs)
-        outcomes = {paper: pool.submit(refresh, tree.notebook(paper), work) for paper, work in works.items()}
-    failures = [str(outcome.exception()) for outcome in outcomes.values() if outcome.exception()]
-    for paper, outcome in outcomes.items():
-        if not outcome.exception():
-            os.replace(works[paper] / tree.notebook(paper).name, tree.notebook(paper))
-            shutil.rmtree(works[paper])
-            print(f"refreshed {paper}")
+        if tree.keeps_record(path.stem):
+            shutil.copy(tree.record(path.stem), work)
+    failures = []
+    for (path, work), failed in zip(works.items(), refresh(works, jobs), strict=True):
+        if failed:
+            failures.append(failed)
+            continue
+        os.replace(work / path.name, path)
+        shutil.rmtree(work)
+        print(f"refreshed {path.stem}", flush=True)
     if failures:
         raise NotebookFailed("; ".join(failures))
     return 0
@@ -596,9 +598,7 @@ def run_benchmarks(tree: Tree, names: Sequence[str]) -> int:
         recorded[name] = {"recorded": where, "numbers": bench.MEASUREMENTS[name]()}
         print(f"{name}: {time.perf_counter() - started:.0f} s, at a load of {where['load']:.1f}", flush=True)
         ordered = {name: recorded[name] for name in bench.MEASUREMENTS if name in recorded}
-        part = place.with_suffix(".part")
-        part.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, place)
+        record.write_whole(place, ordered)
         write_readme(tree, *with_block(tree, "bench", report.table(ordered)))
         if name == "steps":
             report.figure(ordered).savefig(tree.root / ".github" / "bench.png", metadata={"Software": None}, dpi=144)

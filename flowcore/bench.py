@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -89,14 +88,7 @@ def step_seconds(loss: Objective, steps: int, **setting) -> Callable[[], float]:
 
 def step_flops(loss: Objective, model) -> float:
     """Floating-point operations of the gradient on one batch, as it is trained: shares split it."""
-
-    def gradient(model, teacher, x0, key):
-        def total(model):
-            return loss(model, x0, target=cost.frozen(model), teacher=cost.frozen(teacher), key=key)[0]
-
-        return eqx.filter_grad(total)(model)
-
-    return cost.flops(gradient, model, network(key=2), jnp.zeros((BATCH, 2)), jax.random.key(0))
+    return cost.flops(cost.gradient(loss), model, network(key=2), jnp.zeros((BATCH, 2)), jax.random.key(0))
 
 
 def steps(rounds: int = 7, length: int = 300) -> dict:

@@ -31,6 +31,18 @@ def on_full_batch(loss: Objective) -> Objective:
     return eqx.tree_at(lambda loss: [term.share for term in loss.terms], loss, [1.0] * len(loss.terms))
 
 
+def gradient(loss: Objective) -> Callable:
+    """(model, teacher, x0, key) -> the gradient of the objective; target and teacher are copies without one."""
+
+    def gradient(model, teacher, x0, key):
+        def total(model):
+            return loss(model, x0, target=frozen(model), teacher=frozen(teacher), key=key)[0]
+
+        return eqx.filter_grad(total)(model)
+
+    return gradient
+
+
 def forward_passes(loss: Objective) -> float:
     """Cost of one training iteration of the objective, in forward passes: 3 for flow matching, 4 for MeanFlow.
 
@@ -41,17 +53,11 @@ def forward_passes(loss: Objective) -> float:
     model = Accompanied(model, teacher)  # a companion costs nothing unless it is asked
     x0, key = jnp.zeros((ROWS, 8)), jax.random.key(1)
 
-    def gradient(model, teacher, x0, key):
-        def total(model):
-            return on_full_batch(loss)(model, x0, target=frozen(model), teacher=frozen(teacher), key=key)[0]
-
-        return eqx.filter_grad(total)(model)
-
     def forward(model, x0, s, t):
         return jax.vmap(model.average_velocity)(x0, s, t)
 
     zeros = jnp.zeros(ROWS)
-    return flops(gradient, model, teacher, x0, key) / flops(forward, model, x0, zeros, zeros)
+    return flops(gradient(on_full_batch(loss)), model, teacher, x0, key) / flops(forward, model, x0, zeros, zeros)
 
 
 def frozen(model):

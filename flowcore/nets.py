@@ -56,6 +56,14 @@ def announced(clock: Float[Array, " clocks"], octaves: int, condition) -> Float[
     return told if condition is None else jnp.concatenate([told, jnp.ravel(jnp.asarray(condition, told.dtype))])
 
 
+def embedded(net, x: Point, s: Time, t: Time, condition) -> Float[Array, " told"]:
+    """What `net.times` makes of the times, in float32 at least: accelerators would round what the derivative is taken
+    of."""
+    clock = net.clock(jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype))
+    with jax.default_matmul_precision("float32"):
+        return net.times(announced(clock, net.octaves, condition))
+
+
 def zeroed(layer: eqx.Module) -> eqx.Module:
     """The layer with weight and bias 0."""
     return jax.tree.map(lambda p: jnp.zeros_like(p) if eqx.is_array(p) else p, layer)
@@ -193,9 +201,7 @@ class DiT(eqx.Module):
     def __call__(
         self, x: Float[Array, "H W C"], s: Time, t: Time, condition: Condition = None
     ) -> Float[Array, "H W C"]:
-        clock = self.clock(jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype))
-        with jax.default_matmul_precision("float32"):  # accelerators would round what the derivative is taken of
-            told = self.times(announced(clock, self.octaves, condition))
+        told = embedded(self, x, s, t, condition)
         rows, columns, p = x.shape[0] // self.patch, x.shape[1] // self.patch, self.patch
         patches = x.reshape(rows, p, columns, p, -1).swapaxes(1, 2).reshape(rows * columns, -1)
         tokens = jax.vmap(self.into)(patches) + self.place

@@ -177,10 +177,15 @@ def read(path: Path | str) -> dict:
 
 
 def write(path: Path | str, record: dict) -> None:
-    """Validates, then replaces the file in one move: whoever reads it sees the old record or the new one."""
+    """Validates, then replaces the file."""
     validate(record, path)
+    write_whole(path, record)
+
+
+def write_whole(path: Path | str, content: dict) -> None:
+    """Replaces a JSON file in one move: whoever reads it sees the old one or the new one."""
     part = Path(f"{path}.part")
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

@@ -2,7 +2,8 @@
 
 `fit` is a generator over chunks of steps. A chunk is one `lax.scan` under one `jit`; between chunks the notebook has
 the word (a progress bar, a picture, a break). What was yielded is whole: training goes on from any yielded state, bit
-for bit, because the key of a step is folded from the run's key and the number of the step.
+for bit, because the key of a step is folded from the run's key and the number of the step. (In chunks of the same
+length: another is another program, whose rounding is XLA's affair.)
 
 A state made by `eqx.filter_vmap(begin)` over several keys trains all those seeds at once.
 
@@ -218,11 +219,12 @@ def fit(
 
     `objective(model, x0, target=, teacher=, progress=, key=) -> (loss, {term: loss})`; `source` deals the batches
     (`flowcore.data`). `log` maps every term and `gradient_norm` to its values, one per step of the chunk (with several
-    seeds: one row per seed). Chunks have equal length, the largest divisor of the remaining steps up to `chunk`, so
-    that there is one compilation. Equalities trust the live model as their target, or with a `target_decay` (a number,
-    or a curriculum of the progress) its average. `devices` are what to spread the run over (`data_parallel()`,
-    `fully_sharded()`), by default JAX's first alone; on several processes all must call `fit` alike. Raises `Diverged`
-    before yielding a chunk in which a loss is not finite, and ValueError for a batch that the devices cannot share.
+    seeds: one row per seed). Chunks have equal length, the largest divisor of `steps` up to `chunk` (of the remaining
+    steps, where that does not lead through this state), so that there is one compilation. Equalities trust the live
+    model as their target, or with a `target_decay` (a number, or a curriculum of the progress) its average. `devices`
+    are what to spread the run over (`data_parallel()`, `fully_sharded()`), by default JAX's first alone; on several
+    processes all must call `fit` alike. Raises `Diverged` before yielding a chunk in which a loss is not finite, and
+    ValueError for a batch that the devices cannot share.
     """
     if (state.target is None) != (target_decay == 0.0):
         raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")

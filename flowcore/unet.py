@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from flowcore.nets import Attention, Condition, announced, source_and_gap, unit, zeroed
+from flowcore.nets import Attention, Condition, embedded, source_and_gap, unit, zeroed
 from flowcore.path import Time
 
 GROUPS = HEADS = 4
@@ -121,9 +121,7 @@ class UNet(eqx.Module):
     def __call__(
         self, x: Float[Array, "H W C"], s: Time, t: Time, condition: Condition = None
     ) -> Float[Array, "H W C"]:
-        clock = self.clock(jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype))
-        with jax.default_matmul_precision("float32"):  # as in `nets.DiT`
-            told = self.times(announced(clock, self.octaves, condition))
+        told = embedded(self, x, s, t, condition)
         hidden, kept = self.into(jnp.moveaxis(x, -1, 0)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             for block in blocks:

@@ -2,6 +2,7 @@
 and gradients as plain vectors."""
 
 import functools
+import socket
 
 import equinox as eqx
 import jax
@@ -159,3 +160,10 @@ def prepare_fake_fashion(folder, monkeypatch, train: int, test: int):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setitem(BUILDERS, "fashion_mnist", FakeFashion)
     data.load("fashion_mnist", from_files=folder)
+
+
+def free_port() -> int:
+    """Of this machine; for a server that is started at once."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import websocket  # a dependency of JupyterLab's server
+from problems import free_port
 
 from flowcore import METHODS
 
@@ -68,12 +68,6 @@ def test_a_replication_runs_in_jupyterlab_and_shows_its_verdicts(chromium, tmp_p
         page.wait("document.body.innerText.includes('as recorded')", 60)
         text = page.evaluate("document.body.innerText")
     assert re.search(r"(\d+) of \1 metrics in band, (\d+) of \2 claims as recorded", text)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager

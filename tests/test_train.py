@@ -1,6 +1,5 @@
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,23 +12,18 @@ import optax
 import pytest
 import runs
 from jax.sharding import PartitionSpec
-from problems import disturbed, gaussian, leaves, lenient, same
+from problems import disturbed, free_port, gaussian, leaves, lenient, same
 
 from flowcore import (
     AverageVelocityMap,
-    Objective,
     ResidualMLP,
-    Term,
     checkpoints,
-    flow_matching,
-    mean_flow,
-    times,
     train,
 )
 from flowcore.data import Dealt, Drawn
 
 STEPS = 12
-LOSS = Objective((Term(mean_flow, times.ordered(), share=0.5), Term(flow_matching, times.diagonal(), share=0.5)))
+LOSS = runs.LOSS
 SOURCE = Drawn(gaussian().sample, 8)
 ADAM = lenient(train.adam(1e-2, STEPS))
 
@@ -370,12 +364,6 @@ def found_by(*scripts):
         for out in outputs:
             out.seek(0)
         return [json.loads(next(line for line in out if line.startswith("{"))) for out in outputs]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
