@@ -10,7 +10,8 @@ attention that ships with accelerators can only go backward.
     chunked    the scores of a few queries at a time, and again on the way back: memory linear in tokens, any derivative
     fused      the accelerator's own: linear memory and fastest, backward only
 
-`choose` says which suits an objective, and why; `attending` puts it into a model.
+Networks attend automatically: plain for few tokens, chunked for many, and one in bfloat16, while it is trained (`fit`),
+fused if the objective lets it. `choose` says which suits an objective, and why; `attending` puts one into a model.
 """
 
 from collections.abc import Callable
@@ -58,16 +59,58 @@ def fused(query: Rows, key: Rows, value: Rows) -> Rows:
     return jax.nn.dot_product_attention(*operands, implementation="cudnn").astype(value.dtype)
 
 
+def automatic(query: Rows, key: Rows, value: Rows) -> Rows:
+    """What any derivative can be taken of, by the number of tokens."""
+    attend = chunked if len(query) > MANY else plain
+    return attend(query, key, value)
+
+
+def automatic_bfloat16(query: Rows, key: Rows, value: Rows) -> Rows:
+    """The same, of a network in bfloat16: where fused attention will do, it may round."""
+    return automatic(query, key, value)
+
+
+AUTOMATIC = automatic, automatic_bfloat16
+
+
 def attending(model, attend: Callable):
-    """The model with `attend` in place of every attention of this room; one of your own stays."""
-    return jax.tree.map(lambda leaf: attend if any(leaf is way for way in (plain, chunked, fused)) else leaf, model)
+    """The model with `attend` wherever it attends automatically; an attention that was chosen stays."""
+    return jax.tree.map(lambda leaf: attend if any(leaf is way for way in AUTOMATIC) else leaf, model)
+
+
+def attends(model, *ways: Callable) -> bool:
+    """Whether it does so anywhere."""
+    return any(leaf is way for leaf in jax.tree.leaves(model) for way in ways)
+
+
+class Attending(eqx.Module):
+    """An objective under which the model and its target attend so, where they do it automatically."""
+
+    objective: Callable
+    attend: Callable
+
+    def __call__(self, model, x0, *, target, **given):
+        return self.objective(attending(model, self.attend), x0, target=attending(target, self.attend), **given)
+
+
+def suited(objective: Callable, model, x0, *, teacher=None) -> Callable:
+    """The objective with the attention that `choose` finds for it, and says; itself if nothing attends automatically.
+
+    The model that it trains goes on attending automatically: any derivative may be asked of that.
+    """
+    if not attends(model, *AUTOMATIC):
+        return objective
+    attend, why = choose(objective, model, x0, teacher=teacher)
+    print(why, flush=True)
+    return Attending(objective, attend)
 
 
 def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, str]:
     """(attend, why) for training `model` with `objective` on batches like `x0`; `why` is one line to print.
 
     Asked of JAX, not of a list of methods: the gradient of the objective is traced and lowered with `fused` in the
-    model, nothing is compiled or run, and what refuses is quoted. The rest is the number of tokens.
+    model, nothing is compiled or run, and what refuses is quoted. The rest is the number of tokens. Only the shapes of
+    what is given matter, so it may be asked while a program is traced.
     """
     tokens = []
 
@@ -75,10 +118,13 @@ def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, s
         tokens.append(len(query))
         return plain(query, key, value)
 
-    jax.eval_shape(*training(objective, attending(model, counted), x0, teacher))  # what is wrong anyway is raised here
+    jax.eval_shape(*training(Attending(objective, counted), model, x0, teacher))  # what is wrong anyway is raised here
     if not tokens:
         return plain, "plain attention: this model has none to choose"
-    refused = refusal(*training(objective, attending(model, fused), x0, teacher))
+    if attends(model, automatic):
+        refused = "it rounds to bfloat16, and this network is in float32"
+    else:
+        refused = refusal(*training(Attending(objective, fused), model, x0, teacher))
     if refused is None:
         return fused, f"fused attention for {max(tokens)} tokens: the objective takes no JVP"
     attend = chunked if max(tokens) > MANY else plain
@@ -86,13 +132,14 @@ def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, s
 
 
 def training(objective: Callable, model, x0, teacher) -> tuple:
-    """(function, arrays): the gradient of the objective in the model, of arrays alone."""
-    arrays, static = eqx.partition((model, x0, teacher, jax.random.key(0)), eqx.is_array)
+    """(function, arrays): the gradient of the objective in the model, of arrays alone, which are but shapes."""
+    given = eqx.filter_eval_shape(lambda: (objective, model, x0, teacher, jax.random.key(0)))
+    arrays, static = eqx.partition(given, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
     def gradient(arrays):
-        model, x0, teacher, key = eqx.combine(arrays, static)
-        loss = eqx.filter_grad(lambda trained: objective(trained, x0, target=model, teacher=teacher, key=key)[0])
-        return eqx.filter(loss(model), eqx.is_array)
+        objective, model, x0, teacher, key = eqx.combine(arrays, static)
+        told = {"target": model, "teacher": teacher, "progress": 0.5, "key": key}
+        return eqx.filter(eqx.filter_grad(lambda model: objective(model, x0, **told)[0])(model), eqx.is_array)
 
     return gradient, arrays
 

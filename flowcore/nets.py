@@ -111,8 +111,8 @@ class ResidualMLP(eqx.Module):
 
 
 class Attention(eqx.Module):
-    """Self-attention with normalised queries and keys; `attend` is one of `flowcore.attention`, by default the plain
-    one, which has a JVP."""
+    """Self-attention with normalised queries and keys; `attend` is one of `flowcore.attention`, by default the
+    automatic one."""
 
     project: eqx.nn.Linear
     out: eqx.nn.Linear
@@ -123,7 +123,7 @@ class Attention(eqx.Module):
         key_project, key_out = jax.random.split(key)
         self.project = eqx.nn.Linear(width, 3 * width, key=key_project)
         self.out = eqx.nn.Linear(width, width, key=key_out)
-        self.attend, self.heads = attention.plain, heads
+        self.attend, self.heads = attention.automatic, heads
 
     def __call__(self, tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         query, key, value = jnp.moveaxis(jax.vmap(self.project)(tokens).reshape(len(tokens), 3, self.heads, -1), 1, 0)

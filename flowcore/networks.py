@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from flowcore import attention
 from flowcore.nets import DiT, ResidualMLP
 from flowcore.unet import UNet
 
@@ -62,7 +63,8 @@ def in_bfloat16(net):
         told = {"times", "modulate"} & {getattr(key, "name", None) for key in path}
         return NARROW[type(node)](node) if type(node) in NARROW and not told else node
 
-    return jax.tree_util.tree_map_with_path(replaced, net, is_leaf=lambda node: type(node) in NARROW)
+    net = jax.tree_util.tree_map_with_path(replaced, net, is_leaf=lambda node: type(node) in NARROW)
+    return attention.attending(net, attention.automatic_bfloat16)
 
 
 def in_float32(tree):
@@ -72,7 +74,8 @@ def in_float32(tree):
     def restored(node):
         return node.layer if isinstance(node, narrow) else node
 
-    return jax.tree.map(restored, tree, is_leaf=lambda node: isinstance(node, narrow))
+    tree = jax.tree.map(restored, tree, is_leaf=lambda node: isinstance(node, narrow))
+    return attention.attending(tree, attention.automatic)
 
 
 def mlp(shape: tuple[int, ...], width: int, depth: int, *, key: PRNGKeyArray, **options) -> ResidualMLP:

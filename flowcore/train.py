@@ -25,6 +25,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from flowcore import attention
 from flowcore.times import Curriculum, now
 
 CHUNK = 500
@@ -179,9 +180,10 @@ def train_step(state: State, x0, dealt_key, objective, teacher, optimiser, decay
 
 @eqx.filter_jit
 def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays, steps, length: int, devices):
-    """`length` steps in one scan: (state, {name: (length,)}). At module level, so equal runs share a compilation."""
+    """`length` steps in one scan: (state, {name: (length,)}). At module level, so equal runs share a compilation, and
+    what is said of attention is said once for each."""
 
-    def body(state, dealt):
+    def body(objective, state, dealt):
         key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         x0 = source.batch(dealt, key_batch)
         x0 = x0 if devices is None else devices.split(x0)
@@ -189,10 +191,12 @@ def run_chunk(state: State, dealt, source, objective, teacher, optimiser, decays
         return state if devices is None else devices.laid_out(state), log
 
     def scan(state):
+        x0 = jax.eval_shape(source.batch, jax.tree.map(lambda steps: steps[0], dealt), state.key)
+        suited = attention.suited(objective, state.model, x0, teacher=teacher)
         arrays, static = eqx.partition(state, eqx.is_array)
 
         def body_arrays(arrays, dealt):
-            state, log = body(eqx.combine(arrays, static), dealt)
+            state, log = body(suited, eqx.combine(arrays, static), dealt)
             return eqx.filter(state, eqx.is_array), log
 
         arrays, log = jax.lax.scan(body_arrays, arrays, dealt, length=length)

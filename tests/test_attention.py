@@ -1,10 +1,12 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from problems import gradient, leaves, lively
+from problems import gradient, leaves, lenient, lively, same
 
 from flowcore import (
     METHODS,
+    NETWORKS,
     Accompanied,
     AverageVelocityMap,
     DiT,
@@ -14,10 +16,13 @@ from flowcore import (
     attention,
     methods,
     objective,
+    train,
 )
-from flowcore.attention import attending, choose, chunked, fused, plain
+from flowcore.attention import attending, automatic, automatic_bfloat16, choose, chunked, plain
 from flowcore.calculus import d_ds
 from flowcore.cost import frozen
+from flowcore.data import Drawn
+from flowcore.networks import in_float32
 
 CHUNK = 4
 TOKENS = [4, 8, 13, 3]  # one chunk, two, three and a rest, a rest alone
@@ -110,7 +115,8 @@ def backward_only(query, key, value):
 backward_only.defvjp(lambda *rows: (plain(*rows), rows), lambda rows, pulled: jax.vjp(plain, *rows)[1](pulled))
 
 IMAGES = jnp.zeros((4, 4, 4, 1))
-MODEL = AverageVelocityMap(DiT((4, 4, 1), 2, 8, 1, 2, key=jax.random.key(0)))
+WIDE = AverageVelocityMap(DiT((4, 4, 1), 2, 8, 1, 2, key=jax.random.key(0)))
+MODEL = attending(WIDE, automatic_bfloat16)  # as of a network in bfloat16, but with the tests' precision
 TEACHER = GaussianMap(jnp.zeros((4, 4, 1)), 0.5)
 FLOW_MATCHING = Objective(methods.flow_matching_terms())
 # those whose derivative is a difference of two values, or that have none
@@ -135,7 +141,7 @@ def test_a_derivative_of_a_frozen_copy_is_noticed(monkeypatch):
     """JAX traces it without a word and refuses to lower it."""
     monkeypatch.setattr(attention, "fused", backward_only)
 
-    def one_example(model, x0, *, target, teacher, key):
+    def one_example(model, x0, *, target, **given):
         _, slope = d_ds(frozen(model).average_velocity)(x0[0], 0.9, 0.2)
         return jnp.sum(model.average_velocity(x0[0], 0.9, 0.2) * slope), {}
 
@@ -155,6 +161,20 @@ def test_what_is_wrong_with_the_training_itself_is_raised():
         choose(objective(methods.method("LMD")), MODEL, IMAGES)
 
 
+def test_a_network_in_float32_is_not_rounded(monkeypatch):
+    monkeypatch.setattr(attention, "fused", backward_only)
+    attend, why = choose(FLOW_MATCHING, WIDE, IMAGES)
+    assert attend is plain
+    assert why.endswith("fused refuses: it rounds to bfloat16, and this network is in float32")
+
+
+def test_the_named_networks_say_whether_they_may_be_rounded():
+    for name, way in {"dit": automatic, "dit_bfloat16": automatic_bfloat16}.items():
+        net = NETWORKS[name]((4, 4, 1), 8, 1, key=jax.random.key(0))
+        assert net.blocks[0].attention.attend is way
+        assert in_float32(net).blocks[0].attention.attend is automatic
+
+
 def test_many_tokens_are_chunked(monkeypatch):
     monkeypatch.setattr(attention, "MANY", 3)
     attend, why = choose(FLOW_MATCHING, MODEL, IMAGES)
@@ -170,10 +190,57 @@ def test_a_model_without_attention_has_no_choice():
 def test_a_model_attends_as_it_is_told_and_shows_it():
     model = attending(MODEL, chunked)
     assert [block.attention.attend for block in model.net.blocks] == [chunked]
-    assert "chunked" in repr(model) and "chunked" not in repr(MODEL)
-    assert attending(attending(MODEL, fused), plain).net.blocks[0].attention.attend is plain
-    own = attending(MODEL, backward_only)
-    assert attending(own, chunked).net.blocks[0].attention.attend is backward_only
+    assert "chunked" in repr(model) and "automatic_bfloat16" in repr(MODEL)
+    assert attending(model, plain).net.blocks[0].attention.attend is chunked
+
+
+@jax.custom_vjp
+def marked(query, key, value):
+    """`backward_only` that gives itself away: it returns the double."""
+    return 2 * plain(query, key, value)
+
+
+marked.defvjp(lambda *rows: (marked(*rows), rows), lambda rows, pulled: jax.vjp(plain, *rows)[1](2 * pulled))
+LIVELY = lively(MODEL)  # untrained, a DiT does not listen to its attention
+MEAN_FLOW = objective(methods.method("MF"))
+
+
+def trained(loss, model):
+    """The models of two seeds after two steps, in a program of their own: what is said, is said while it is made."""
+    optimiser = lenient(train.adam(1e-2, 2))
+    state = eqx.filter_vmap(lambda key: train.begin(model, optimiser, key=key))(jax.random.split(jax.random.key(1)))
+    source = Drawn(lambda key: jax.random.normal(key, IMAGES.shape[1:]), 4)
+    ((state, _),) = train.fit(state, lambda *given, **told: loss(*given, **told), source, optimiser, steps=2)
+    return state.model
+
+
+def test_training_fuses_where_no_jvp_is_taken(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "fused", marked)
+    model = trained(FLOW_MATCHING, LIVELY)
+    assert capsys.readouterr().out == "fused attention for 4 tokens: the objective takes no JVP\n"
+    assert model.net.blocks[0].attention.attend is automatic_bfloat16  # of what is trained, any derivative may be asked
+    assert same(model, trained(FLOW_MATCHING, attending(LIVELY, marked)))
+    assert not same(model, trained(FLOW_MATCHING, attending(LIVELY, plain)))
+
+
+def test_training_says_why_it_does_not_fuse(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "fused", marked)
+    model = trained(MEAN_FLOW, LIVELY)
+    assert "plain attention for 4 tokens; fused refuses: can't apply forward-mode" in capsys.readouterr().out
+    assert same(model, trained(MEAN_FLOW, attending(LIVELY, plain)))
+
+
+def test_training_leaves_an_attention_that_was_chosen_and_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "fused", marked)
+    trained(FLOW_MATCHING, attending(LIVELY, plain))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("many", "attend"), [(13, "plain"), (12, "chunked")])
+def test_outside_training_the_number_of_tokens_decides(many, attend, monkeypatch):
+    monkeypatch.setattr(attention, "MANY", many)
+    monkeypatch.setattr(attention, attend, lambda query, key, value: jnp.zeros_like(query))
+    assert not automatic(*rows(13)).any()
 
 
 def test_a_model_in_chunks_is_the_same_model():
