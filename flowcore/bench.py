@@ -163,7 +163,7 @@ def utilisation(rounds: int = 7, length: int = 10, side: int = 2048) -> dict:
 # --- attention, sampling -------------------------------------------------------------------------------------------
 
 
-def attention(rounds: int = 3, tokens: tuple = (1024, 2048, 4096)) -> dict:
+def attention(rounds: int = 3, tokens: tuple = (1024, 2048, 4096, 16384)) -> dict:
     """MeanFlow's derivative through 4 heads of 64: value and tangent, and the way back. Bytes are the compiler's, for
     plain attention and in chunks; the time is that in chunks over plain, up to 2,048 tokens."""
 

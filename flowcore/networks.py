@@ -7,6 +7,7 @@ them (the residual stream, norms, softmax and the products of attention, the tim
 and so are the tangents of a JVP there. Weights are kept, averaged and updated in float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -27,6 +28,9 @@ def rounded(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x + jax.lax.stop_gradient(nearest - x)
 
 
+bfloat16_matmul = functools.partial(jnp.matmul, precision="BF16_BF16_F32")
+
+
 class Bfloat16Linear(eqx.Module):
     """A linear layer whose product takes bfloat16 operands and accumulates in float32, its derivatives' too."""
 
@@ -34,16 +38,15 @@ class Bfloat16Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, " size"]) -> Float[Array, " out"]:
         # the algorithm has derivatives run in bfloat16 as well, and their results stay float32, which a cast would not;
-        # a processor ignores it, hence `rounded`: the same values there, though derivatives of wide operands
-        product = jnp.matmul(rounded(self.layer.weight), rounded(x), precision="BF16_BF16_F32")
+        # a processor would ignore it, and jaxlib 0.10.2 aborts over it, compiling the gradient of a U-Net: operands are
+        # rounded, so the values are the same there, though derivatives are of wide operands
+        operands = rounded(self.layer.weight), rounded(x)
+        product = jax.lax.platform_dependent(*operands, cpu=jnp.matmul, default=bfloat16_matmul)
         return product if self.layer.bias is None else product + self.layer.bias
 
 
 class Bfloat16Convolution(eqx.Module):
-    """A convolution in bfloat16, its result too, of which the device keeps the sums in float32.
-
-    On a processor jaxlib 0.10.2 aborts when it compiles some derivatives of it: take "unet" or "dit_bfloat16" there.
-    """
+    """A convolution in bfloat16, its result too, of which the device keeps the sums in float32."""
 
     layer: eqx.nn.Conv2d
 
@@ -105,4 +108,13 @@ def narrow(build: Callable) -> Callable:
     return lambda *size, **options: in_bfloat16(build(*size, **options))
 
 
-NETWORKS = {"mlp": mlp, "dit": dit, "unet": unet, "dit_bfloat16": narrow(dit), "unet_bfloat16": narrow(unet)}
+class Choices(dict):
+    """What a parameter of a notebook names. Raises KeyError naming the choices there are."""
+
+    def __missing__(self, name: str):
+        raise KeyError(f"{name!r} is not a choice here: take one of {', '.join(map(repr, self))}")
+
+
+NETWORKS: dict[str, Callable] = Choices(
+    mlp=mlp, dit=dit, unet=unet, dit_bfloat16=narrow(dit), unet_bfloat16=narrow(unet)
+)

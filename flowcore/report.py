@@ -72,7 +72,7 @@ LINES = (
     ),
     *(
         Line(f"memory of MeanFlow through {way} attention, {n} tokens", "attention", (f"{n}", "bytes", way), mebibytes)
-        for n in (1024, 4096)
+        for n in (1024, 4096, 16384)
         for way in ("plain", "chunked")
     ),
     Line("chunked over plain attention, in time, 2048 tokens", "attention", ("2048", "time"), plain),

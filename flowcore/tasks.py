@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from flowcore import data, guidance, metrics, teachers
 from flowcore.exact import MixtureMap, ring
 from flowcore.maps import AbstractFlowMap, OdeMap
+from flowcore.networks import Choices
 from flowcore.path import Time
 from flowcore.sample import generate, jump
 
@@ -204,11 +205,11 @@ TINY = {  # the same code with everything as small as it may be, to try it anywh
     "rows": "[:512]",
 }
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "mixture": mixture,
-    "digits": functools.partial(images, name="digits"),  # 8x8, 1,797 of them
-    "fashion_mnist": functools.partial(images, name="fashion_mnist", **LARGE),  # 28x28
-    "cifar10": functools.partial(images, name="cifar10", **LARGE),  # 32x32 in colour
-    "tiny_fashion_mnist": functools.partial(images, name="fashion_mnist", **TINY),
-    "tiny_cifar10": functools.partial(images, name="cifar10", **TINY),
-}
+TASKS: dict[str, Callable[..., Task]] = Choices(
+    mixture=mixture,
+    digits=functools.partial(images, name="digits"),  # 8x8, 1,797 of them
+    fashion_mnist=functools.partial(images, name="fashion_mnist", **LARGE),  # 28x28
+    cifar10=functools.partial(images, name="cifar10", **LARGE),  # 32x32 in colour
+    tiny_fashion_mnist=functools.partial(images, name="fashion_mnist", **TINY),
+    tiny_cifar10=functools.partial(images, name="cifar10", **TINY),
+)

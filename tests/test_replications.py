@@ -207,9 +207,6 @@ def test_the_preset_for_accelerators_runs_at_its_smallest(paper, tmp_path, monke
     small = {"source": "tiny_fashion_mnist", "steps": 10, "batch": 8, "width": 8, "depth": 1}
     small |= {name: 2 for name in ("guided_steps", "weak_steps") if name in given}
     small |= {"levels": 2} if "levels" in given else {}  # else sampling in 1 to 128 steps takes ten minutes
-    if paper in ("self_distillation", "align_your_flow"):
-        # jaxlib 0.10.2 aborts on a processor when it compiles their derivatives of convolutions in bfloat16
-        small["network"] = "dit_bfloat16"
     assignments = [word for name, value in small.items() for word in ("-p", name, str(value))]
     assert replicate.main(["run", paper, "--preset", "images", *assignments]) == 0
 
