@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from flowcore import attention
-from flowcore.nets import DiT, ResidualMLP
+from flowcore.nets import DiT, Linear, ResidualMLP
 from flowcore.unet import UNet
 
 
@@ -34,13 +34,13 @@ bfloat16_matmul = functools.partial(jnp.matmul, precision="BF16_BF16_F32")
 class Bfloat16Linear(eqx.Module):
     """A linear layer whose product takes bfloat16 operands and accumulates in float32, its derivatives' too."""
 
-    layer: eqx.nn.Linear
+    layer: Linear
 
-    def __call__(self, x: Float[Array, " size"]) -> Float[Array, " out"]:
+    def __call__(self, x: Float[Array, " size"], *, key: PRNGKeyArray | None = None) -> Float[Array, " out"]:
         # the algorithm has derivatives run in bfloat16 as well, and their results stay float32, which a cast would not;
         # a processor would ignore it, and jaxlib 0.10.2 aborts over it, compiling the gradient of a U-Net: operands are
         # rounded, so the values are the same there, though derivatives are of wide operands
-        operands = rounded(self.layer.weight), rounded(x)
+        operands = rounded(x), rounded(self.layer.weight).T  # as in `nets.Linear`
         product = jax.lax.platform_dependent(*operands, cpu=jnp.matmul, default=bfloat16_matmul)
         return product if self.layer.bias is None else product + self.layer.bias
 
@@ -55,7 +55,7 @@ class Bfloat16Convolution(eqx.Module):
         return narrow(x.astype(jnp.bfloat16)).astype(x.dtype)
 
 
-NARROW = {eqx.nn.Linear: Bfloat16Linear, eqx.nn.Conv2d: Bfloat16Convolution}
+NARROW = {Linear: Bfloat16Linear, eqx.nn.Conv2d: Bfloat16Convolution}
 
 
 def in_bfloat16(net):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from flowcore.nets import Attention, Condition, embedded, source_and_gap, unit, zeroed
+from flowcore.nets import Attention, Condition, Linear, embedded, perceptron, source_and_gap, unit, zeroed
 from flowcore.path import Time
 
 GROUPS = HEADS = 4
@@ -31,7 +31,7 @@ class ResidualBlock(eqx.Module):
     first: eqx.nn.Conv2d
     second: eqx.nn.Conv2d
     shortcut: eqx.nn.Conv2d
-    modulate: eqx.nn.Linear
+    modulate: Linear
     normalise: eqx.nn.GroupNorm
 
     def __init__(self, channels_in: int, channels_out: int, told: int, *, key: PRNGKeyArray):
@@ -39,7 +39,7 @@ class ResidualBlock(eqx.Module):
         self.first = convolution(channels_in, channels_out, key=keys[0])
         self.second = zeroed(convolution(channels_out, channels_out, key=keys[1]))
         self.shortcut = convolution(channels_in, channels_out, 1, key=keys[2])
-        self.modulate = eqx.nn.Linear(told, 2 * channels_out, key=keys[3])
+        self.modulate = Linear(told, 2 * channels_out, key=keys[3])
         self.normalise = eqx.nn.GroupNorm(GROUPS, channelwise_affine=False)
 
     def __call__(self, x: Float[Array, "C H W"], told: Float[Array, " told"]) -> Float[Array, "D H W"]:
@@ -73,13 +73,13 @@ class UNet(eqx.Module):
     """
 
     into: eqx.nn.Conv2d
-    times: eqx.nn.MLP
+    times: eqx.nn.Sequential
     down: list  # of each resolution, the highest first: residual blocks
     shrink: list  # and the convolution that leads to the next
     middle: list
     grow: list
     up: list
-    out: eqx.nn.Linear
+    out: Linear
     clock: Callable = eqx.field(static=True)
     octaves: int = eqx.field(static=True)
 
@@ -108,14 +108,14 @@ class UNet(eqx.Module):
         widths = [width] + [2 * width] * HALVINGS
         pairs = list(zip(widths[:-1], widths[1:], strict=True))  # (at a resolution, at the next below)
         self.into = convolution(channels, width, key=next(keys))
-        self.times = eqx.nn.MLP(4 * octaves + conditions, told, told, 1, activation=jax.nn.silu, key=next(keys))
+        self.times = perceptron(4 * octaves + conditions, told, told, key=next(keys))
         self.down = [blocks(here, here) for here, _ in pairs]
         self.shrink = [convolution(here, below, stride=2, key=next(keys)) for here, below in pairs]
         mixing = Mixing(Attention(widths[-1], HEADS, key=next(keys)))
         self.middle = [*blocks(widths[-1], widths[-1]), mixing, *blocks(widths[-1], widths[-1])]
         self.grow = [convolution(below, here, key=next(keys)) for here, below in reversed(pairs)]
         self.up = [blocks(2 * here, here) for here, _ in reversed(pairs)]
-        self.out = zeroed(eqx.nn.Linear(width, channels, key=next(keys)))
+        self.out = zeroed(Linear(width, channels, key=next(keys)))
         self.clock, self.octaves = clock, octaves
 
     def __call__(

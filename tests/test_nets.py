@@ -5,7 +5,7 @@ import pytest
 from problems import gradient, leaves, lively
 
 from flowcore.calculus import along, d_ds, d_dt, difference_along
-from flowcore.nets import DiT, ResidualMLP, gap_only, source_and_gap, source_and_level, unit, waves
+from flowcore.nets import DiT, Linear, ResidualMLP, gap_only, source_and_gap, source_and_level, unit, waves
 from flowcore.unet import UNet
 
 POINT = jnp.array([0.7, -0.4])
@@ -110,6 +110,19 @@ def test_waves_are_octaves_from_a_quarter_turn():
     phases = jnp.pi * jnp.array([0.5 * 0.3, 0.5 * 0.8, 0.3, 0.8, 2 * 0.3, 2 * 0.8])
     expected = jnp.concatenate([jnp.sin(phases), jnp.cos(phases)])
     assert jnp.allclose(waves(clock, 3), expected, atol=1e-15)
+
+
+def test_a_linear_layer_is_the_librarys_and_keeps_rows_first_in_value_and_tangent():
+    layer, theirs = (kind(3, 4, key=jax.random.key(0)) for kind in (Linear, eqx.nn.Linear))
+    x = jax.random.normal(jax.random.key(1), (5, 3))
+    assert jnp.allclose(jax.vmap(layer)(x), jax.vmap(theirs)(x), rtol=1e-12)
+
+    def products(layer):
+        graph = jax.make_jaxpr(jax.vmap(lambda x: jax.jvp(layer, (x,), (x,))))(x)
+        return {v.aval.shape for equation in graph.eqns for v in equation.outvars if "dot" in equation.primitive.name}
+
+    assert products(layer) == {(5, 4)}
+    assert products(theirs) == {(4, 5)}
 
 
 def test_unit_rows_have_root_mean_square_one():

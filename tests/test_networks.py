@@ -7,7 +7,7 @@ from problems import leaves, lively
 
 from flowcore import NETWORKS, AverageVelocityMap, OdeMap
 from flowcore.calculus import along
-from flowcore.nets import source_and_level
+from flowcore.nets import Linear, source_and_level
 from flowcore.networks import Bfloat16Convolution, Bfloat16Linear, in_bfloat16, in_float32, rounded
 from flowcore.tasks import TASKS
 
@@ -117,21 +117,21 @@ def test_an_ode_is_solved_with_the_wide_network():
 @for_images
 def test_what_the_times_pass_through_is_not_narrow(name):
     narrow = in_bfloat16(built(name))
-    kinds = (eqx.nn.Linear, eqx.nn.Conv2d, Bfloat16Linear, Bfloat16Convolution)
+    kinds = (Linear, eqx.nn.Conv2d, Bfloat16Linear, Bfloat16Convolution)
 
     def layers(tree):
         found = jax.tree.leaves(tree, is_leaf=lambda node: type(node) in kinds)
         return {type(node) for node in found if type(node) in kinds}
 
     blocks = narrow.blocks if name == "dit" else [*narrow.down[0], narrow.middle[0]]
-    assert layers([narrow.times, *(block.modulate for block in blocks)]) == {eqx.nn.Linear}
+    assert layers([narrow.times, *(block.modulate for block in blocks)]) == {Linear}
     inner = (narrow.into, narrow.out, narrow.blocks[0].mlp if name == "dit" else narrow.up[0][0].first)
     assert layers(inner) == ({Bfloat16Linear} if name == "dit" else {Bfloat16Linear, Bfloat16Convolution})
 
 
 def test_a_narrow_product_is_that_of_narrow_operands():
     """Held against numpy's product of the rounded numbers, of which each has 8 significant bits."""
-    layer = single(eqx.nn.Linear(64, 32, key=jax.random.key(0)))
+    layer = single(Linear(64, 32, key=jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (64,), jnp.float32)
     weight, point = (np.asarray(a.astype(jnp.bfloat16).astype(jnp.float64)) for a in (layer.weight, x))
     expected = weight @ point + np.asarray(layer.bias)
@@ -143,7 +143,7 @@ def test_a_narrow_product_is_that_of_narrow_operands():
 def test_derivatives_of_a_narrow_product_are_narrow_and_kept_wide(platform):
     """As compiled for an accelerator: products of float32 that it is to make of bfloat16 operands. A processor is asked
     for nothing: jaxlib 0.10.2 aborts over it."""
-    layer = Bfloat16Linear(single(eqx.nn.Linear(4, 4, key=jax.random.key(0))))
+    layer = Bfloat16Linear(single(Linear(4, 4, key=jax.random.key(0))))
     slope = jax.jit(jax.grad(lambda x: jnp.sum(jax.jvp(layer, (x,), (x,))[1] ** 2)))
     program = jax.export.export(slope, platforms=[platform])(jax.ShapeDtypeStruct((4,), jnp.float32)).mlir_module()
     products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
