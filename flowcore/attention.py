@@ -25,7 +25,7 @@ Rows = Float[Array, "tokens heads features"]
 Queries = Float[Array, "queries heads features"]  # some of the rows, or all
 
 CHUNK = 128  # queries at a time
-MANY = 1024  # tokens above which memory is worth a third to a half more time (`ci/replicate bench attention`)
+MANY = 1024  # tokens above which memory is worth a third to two thirds more time (`ci/replicate bench attention`)
 
 
 def plain(query: Queries, key: Rows, value: Rows) -> Queries:
