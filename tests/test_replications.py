@@ -201,7 +201,7 @@ IMAGES = [paper for paper in PAPERS if "images" in record.read(REPLICATIONS / f"
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", IMAGES)
 def test_the_preset_for_accelerators_runs_at_its_smallest(paper, tmp_path, monkeypatch):
-    """Minutes each on two cores. It shows that the code runs on images of 28x28 in bfloat16, not what it learns."""
+    """One to eleven minutes each. It shows that the code runs on images of 28x28 in bfloat16, not what it learns."""
     prepare_fake_fashion(tmp_path, monkeypatch, train=512, test=512)
     given = defaults(nbformat.read(REPLICATIONS / f"{paper}.ipynb", as_version=4))
     small = {"source": "tiny_fashion_mnist", "steps": 10, "batch": 8, "width": 8, "depth": 1}
