@@ -723,7 +723,7 @@ def command_line() -> argparse.ArgumentParser:
     verb = verbs.add_parser("table", help="rewrite the landscape table in README.md")
     verb.add_argument("--check", action="store_true", help="only say whether it is up to date")
     verb = verbs.add_parser("bench", help="time and memory on this machine, into ci/bench.json and README.md")
-    verb.add_argument("names", nargs="*", metavar="NAME", help="default: all, about ten minutes")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="default: all, about twelve minutes")
     verbs.add_parser("site", help="every notebook as a page under build/site, the landscape in front")
     verbs.add_parser("lab", help="JupyterLab in this environment")
     return parser
