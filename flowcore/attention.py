@@ -59,10 +59,14 @@ def fused(query: Rows, key: Rows, value: Rows) -> Rows:
     return jax.nn.dot_product_attention(*operands, implementation="cudnn").astype(value.dtype)
 
 
+def for_any_derivative(tokens: int) -> Callable:
+    """The attention of which any derivative can be taken, by the number of tokens."""
+    return chunked if tokens > MANY else plain
+
+
 def automatic(query: Rows, key: Rows, value: Rows) -> Rows:
-    """What any derivative can be taken of, by the number of tokens."""
-    attend = chunked if len(query) > MANY else plain
-    return attend(query, key, value)
+    """Whichever of the two suits this many tokens."""
+    return for_any_derivative(len(query))(query, key, value)
 
 
 def automatic_bfloat16(query: Rows, key: Rows, value: Rows) -> Rows:
@@ -127,7 +131,7 @@ def choose(objective: Callable, model, x0, *, teacher=None) -> tuple[Callable, s
         refused = refusal(*training(Attending(objective, fused), model, x0, teacher))
     if refused is None:
         return fused, f"fused attention for {max(tokens)} tokens: the objective takes no JVP"
-    attend = chunked if max(tokens) > MANY else plain
+    attend = for_any_derivative(max(tokens))
     return attend, f"{attend.__name__} attention for {max(tokens)} tokens; fused refuses: {refused}"
 
 

@@ -4,7 +4,8 @@
 
 In bfloat16 the operands of products are narrow, and the operands and results of convolutions. All that lies between
 them (the residual stream, norms, softmax and the products of attention, the times and what is made of them) is float32,
-and so are the tangents of a JVP there. Weights are kept, averaged and updated in float32.
+and so are the tangents of a JVP there; but fused attention (`flowcore.attention`), where it is trained through, is of
+narrow operands too. Weights are kept, averaged and updated in float32.
 """
 
 import functools
