@@ -21,15 +21,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from flowcore import cost, methods, times, train
-from flowcore.attention import chunked, plain
-from flowcore.data import Dealt, Drawn
+from flowcore import cost, methods, times, training
+from flowcore.data import SampledSource, ShuffledSource
 from flowcore.exact import ring
-from flowcore.maps import Accompanied, AverageVelocityMap, TangentMap
+from flowcore.maps import AverageVelocityMap, TangentMap, WithAuxiliary
 from flowcore.methods import METHODS, objective
-from flowcore.nets import ResidualMLP
+from flowcore.networks import ResidualMLP
+from flowcore.networks.attention import chunked, plain
+from flowcore.objectives.terms import Objective
 from flowcore.sample import generate
-from flowcore.terms import Objective
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "build" / "peers"  # its environment
@@ -71,19 +71,19 @@ def network(key: int = 0, size: int = 2, **layout) -> AverageVelocityMap:
     return AverageVelocityMap(ResidualMLP(size, **layout, key=jax.random.key(key)))
 
 
-def training(loss: Objective, steps: int, *, source=None, model=None) -> tuple:
-    """The arguments of `train.fit` and its settings: the standard 2-D task; a teacher is a network like the model."""
+def training_run(loss: Objective, steps: int, *, source=None, model=None) -> tuple:
+    """The arguments of `fit` and its settings: the standard 2-D task; a teacher is a network like the model."""
     model = network() if model is None else model
-    source = Drawn(ring().sample, BATCH) if source is None else source
-    optimiser = train.adam(1e-3, steps)
-    state = train.begin(model, optimiser, key=jax.random.key(1))
+    source = SampledSource(ring().sample, BATCH) if source is None else source
+    optimiser = training.adam(1e-3, steps)
+    state = training.begin(model, optimiser, key=jax.random.key(1))
     return (state, loss, source, optimiser), {"steps": steps, "chunk": steps, "teacher": network(key=2)}
 
 
 def step_seconds(loss: Objective, steps: int, **setting) -> Callable[[], float]:
     """A function that trains for `steps` in one chunk and returns the seconds of one step."""
-    arguments, settings = training(loss, steps, **setting)
-    return lambda: elapsed(lambda: [log for _, log in train.fit(*arguments, **settings)]) / steps
+    arguments, settings = training_run(loss, steps, **setting)
+    return lambda: elapsed(lambda: [log for _, log in training.fit(*arguments, **settings)]) / steps
 
 
 def step_flops(loss: Objective, model) -> float:
@@ -97,9 +97,9 @@ def steps(rounds: int = 11, length: int = 300) -> dict:
     Each is timed in turn with flow matching alone: in the minute that all of them take, a machine drifts.
     """
     losses = {FLOW_MATCHING: Objective(methods.flow_matching_terms())}
-    losses |= {row.name: objective(row) for row in METHODS if row.here}
-    companion = Accompanied(network(), network(key=3))
-    models = {name: companion if name == "FreeFlow" else network() for name in losses}
+    losses |= {row.name: objective(row) for row in METHODS}
+    auxiliary = WithAuxiliary(network(), network(key=3))
+    models = {name: auxiliary if name == "FreeFlow" else network() for name in losses}
     timed = {name: step_seconds(losses[name], length, model=models[name]) for name in losses}
     flops = {name: step_flops(losses[name], models[name]) for name in losses}
 
@@ -122,12 +122,12 @@ def wide_steps(rounds: int = 5, length: int = 4) -> dict:
     return {"seconds": summary(seconds["MF"]), "time": ratio(seconds["MF"], seconds[FLOW_MATCHING])}
 
 
-def overhead(rounds: int = 15, length: int = train.CHUNK) -> dict:
+def overhead(rounds: int = 15, length: int = training.CHUNK) -> dict:
     """What `fit` adds to a chunk of `length` steps: dealing, keys, fetching the logs, refusing what is not finite."""
     loss = Objective(methods.mean_flow_terms())
-    arguments, settings = training(loss, length)
+    arguments, settings = training_run(loss, length)
     given = chunk_arguments(*arguments, settings, length)
-    chunk = train.run_chunk.lower(*given).compile()
+    chunk = training.loop.run_chunk.lower(*given).compile()
     timed = {"fit": step_seconds(loss, length), "bare": lambda: elapsed(chunk, *given) / length}
     seconds = in_turn(timed, rounds)
     over = [fit / bare - 1 for fit, bare in zip(seconds["fit"], seconds["bare"], strict=True)]
@@ -135,19 +135,19 @@ def overhead(rounds: int = 15, length: int = train.CHUNK) -> dict:
 
 
 def chunk_arguments(state, loss, source, optimiser, settings: dict, length: int) -> tuple:
-    """What `fit` calls `train.run_chunk` with."""
+    """What `fit` calls `training.loop.run_chunk` with."""
     decays = jnp.asarray(0.999), jnp.asarray(0.0)
-    dealt, devices = source.deal(length), None
-    return state, dealt, source, loss, settings["teacher"], optimiser, decays, float(length), length, devices
+    indices, devices = source.draw_indices(length), None
+    return state, indices, source, loss, settings["teacher"], optimiser, decays, float(length), length, devices
 
 
 def dealing(rounds: int = 7, length: int = 200) -> dict:
     """What Grain takes to deal the batch of a step, over the step itself: images as large as the digits."""
     images = jnp.zeros((60_000, 64))
-    source = Dealt(images, BATCH)
+    source = ShuffledSource(images, BATCH)
     loss, model = Objective(methods.flow_matching_terms()), network(size=64, width=256)
-    step = step_seconds(loss, length, source=Dealt(images, BATCH), model=model)
-    seconds = in_turn({"deal": lambda: elapsed(source.deal, length) / length, "step": step}, rounds)
+    step = step_seconds(loss, length, source=ShuffledSource(images, BATCH), model=model)
+    seconds = in_turn({"deal": lambda: elapsed(source.draw_indices, length) / length, "step": step}, rounds)
     return {"share": ratio(seconds["deal"], seconds["step"]), "batches": summary([1 / s for s in seconds["deal"]])}
 
 
@@ -242,11 +242,11 @@ def compilation(rounds: int = 3) -> dict:
 
 ON_DEVICES = """
 import sys
-from flowcore import bench, methods, train
+from flowcore import bench, methods, training
 loss, length = bench.Objective(methods.mean_flow_terms()), int(sys.argv[1])
 arguments, settings = bench.training(loss, length, model=bench.network(**bench.WIDE))
-settings["devices"] = train.data_parallel()
-seconds = [bench.elapsed(lambda: [log for _, log in train.fit(*arguments, **settings)]) for _ in range(2)]
+settings["devices"] = training.data_parallel()
+seconds = [bench.elapsed(lambda: [log for _, log in training.fit(*arguments, **settings)]) for _ in range(2)]
 print(seconds[1] / length)
 """
 

@@ -6,7 +6,7 @@ import time
 import jax
 import pytest
 
-from flowcore import Objective, bench, methods, train
+from flowcore import Objective, bench, methods, training
 
 TINY = {
     "wide_steps": {"rounds": 1, "length": 1},
@@ -95,10 +95,10 @@ def test_mean_flow_costs_a_third_more_flops_than_flow_matching():
 def test_the_bare_chunk_is_the_chunk_that_fit_runs(monkeypatch):
     """Else the overhead would be the difference of two programs."""
     seen = []
-    run = train.run_chunk
-    monkeypatch.setattr(train, "run_chunk", lambda *given: seen.append(given) or run(*given))
-    arguments, settings = bench.training(Objective(methods.mean_flow_terms()), 2)
-    list(train.fit(*arguments, **settings))
+    run = training.loop.run_chunk
+    monkeypatch.setattr(training.loop, "run_chunk", lambda *given: seen.append(given) or run(*given))
+    arguments, settings = bench.training_run(Objective(methods.mean_flow_terms()), 2)
+    list(training.fit(*arguments, **settings))
     monkeypatch.undo()
     (given,) = seen
     bare = bench.chunk_arguments(*arguments, settings, 2)

@@ -31,8 +31,8 @@ CLAIMS = (
     + """
 import record
 claims = [
-    record.Claim.judged("small", f"{error:.3f}", error < 2),
-    record.Claim.judged("even seed", str(seed), seed % 2 == 0),
+    record.Claim.judge("small", f"{error:.3f}", error < 2),
+    record.Claim.judge("even seed", str(seed), seed % 2 == 0),
 ]
 record.table(claims)"""
 )
