@@ -1,8 +1,10 @@
 """What an installation gives: a small wheel, which trains on an array with the six packages of the core alone."""
 
+import ast
 import email.parser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = SETTINGS["project"], SETTINGS["build-system"]["requires"]
 CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
 
 # MeanFlow on an array, as a reader of the wheel's page would write it.
@@ -76,6 +79,33 @@ def installed_with(names):
                 further = map(Requirement, found[name].requires or [])
                 waiting += [r for r in further if r.marker is None or r.marker.evaluate({"extra": extra})]
     return found
+
+
+def declared():
+    """Every requirement of pyproject.toml, of whatever extra: {name: requirement}."""
+    lines = [
+        *PROJECT["dependencies"],
+        *BUILD,
+        *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
+    ]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines) if r.name != PROJECT["name"]}
+
+
+def test_every_requirement_is_pinned_within_its_bounds():
+    """And so is what builds flowcore: `ci/environment` installs it without asking an index."""
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "ci" / "requirements.txt").read_text(), re.MULTILINE))
+    outside = [str(r) for name, r in declared().items() if name not in pinned or not r.specifier.contains(pinned[name])]
+    assert not outside
+
+
+def test_whatever_flowcore_imports_is_declared():
+    known = metadata.packages_distributions()
+    for path in (ROOT / "flowcore").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in {name.split(".")[0] for name in names} - {"flowcore", *sys.stdlib_module_names}:
+                assert set(map(canonicalize_name, known[name])) & set(declared()), f"{path}: {name}"
 
 
 @pytest.fixture(scope="module")
