@@ -298,9 +298,20 @@ def test_an_edit_taken_back_is_installed_again(repository):
 
 
 def test_of_two_set_ups_at_once_one_waits(repository):
-    first = repository.start(SLOW="0.3")
+    first = repository.start(SLOW="1")
     wait_until_asked(repository, "packages")
     code, went_on, said, asked = repository.call()
     assert first.wait(timeout=10) == 0 and first.communicate()[0] == "went on\n"
     assert (code, went_on, asked) == (0, True, ALL)
     assert said == ["environment: waiting for the set-up that is already running"]
+
+
+def test_one_that_waits_can_be_interrupted(repository):
+    first = repository.start(SLOW="1")
+    wait_until_asked(repository, "packages")
+    second = repository.start()
+    assert second.stderr.readline() == "environment: waiting for the set-up that is already running\n"
+    os.killpg(second.pid, signal.SIGINT)
+    out, said = second.communicate(timeout=10)
+    assert (second.returncode, out, said) == (130, "", "environment: interrupted; the next call goes on\n")
+    assert first.communicate(timeout=10)[0] == "went on\n" and repository.asked() == ALL
