@@ -108,7 +108,8 @@ def guidance_free(model, x, s, t, *, v, target):
     """b V(x, s, s | y) + (1 - b) V(x, s, s | 0) = v, b = 1/w: flow matching of a network whose condition is 1 - b.
 
     The class-less part is the target's. Its residual is that of flow matching with `conditioned_guided_velocity`, and
-    its gradient 1/w of that one's. Reference: Chen et al. 2025, "Visual Generation Without Guidance" (GFT), algorithm 1.
+    its gradient 1/w of that one's.
+    Reference: Chen et al. 2025, "Visual Generation Without Guidance" (GFT), algorithm 1.
     """
     share = 1 - guidance_strength(model.condition, s)
     free = target.map.condition_on(jnp.zeros_like(target.condition))

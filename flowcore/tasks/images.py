@@ -42,6 +42,10 @@ def images(
     noise = jax.random.normal(jax.random.key(20250519), (count, *images.shape[1:]))
     unseen, unseen_labels = jnp.asarray(data.scale(test["image"])), jnp.asarray(test["label"], jnp.int32)
     learned = teachers.classifier(images, labels, classifier)
+
+    def labelled(size, seed):
+        return data.ShuffledSource(images, size, labels=labels, seed=seed)
+
     return Task(
         reference,
         noise,
@@ -50,7 +54,5 @@ def images(
         lambda size, seed: data.ShuffledSource(images, size, seed=seed),
         learned,
         learned.accuracy(unseen, unseen_labels),
-        Classes(
-            10, lambda size, seed: data.ShuffledSource(images, size, labels=labels, seed=seed), jnp.arange(count) % 10
-        ),
+        Classes(10, labelled, jnp.arange(count) % 10),
     )
