@@ -18,6 +18,7 @@ from flowcore import (
     OdeMap,
     RepeatedMap,
     TangentMap,
+    WithAuxiliary,
 )
 from flowcore.calculus import along as derivative_along
 from flowcore.calculus import d_dt, difference_along, difference_dt
@@ -210,3 +211,26 @@ def test_the_condition_of_a_guided_teacher_is_its_scale():
     assert jnp.array_equal(once.velocity(X, 0.4), twice.velocity(X, 0.4))
     expected = 2 * strong.velocity(X, 0.4) - weak.velocity(X, 0.4)
     assert jnp.allclose(once.velocity(X, 0.4), expected, rtol=1e-12)
+
+
+def test_a_guided_teacher_may_be_asked_under_its_maps_conditions_too():
+    """A scale, what the strong map is asked under, and what the weak one is."""
+    flow_map = conditional_map()
+    guided = GuidedMap(flow_map, flow_map).condition_on((2.0, 0.7, 0.0))
+    expected = 2 * flow_map.velocity(X, 0.4, 0.7) - flow_map.velocity(X, 0.4, 0.0)
+    assert jnp.allclose(guided.velocity(X, 0.4), expected, rtol=1e-12)
+
+
+def test_a_condition_reaches_the_auxiliary_network_too():
+    both = WithAuxiliary(conditional_map(), conditional_map()).condition_on(0.7)
+    assert jnp.array_equal(both(X, 0.9, 0.2), conditional_map().condition_on(0.7)(X, 0.9, 0.2))
+    assert jnp.array_equal(both.auxiliary.velocity(X, 0.4), conditional_map().velocity(X, 0.4, 0.7))
+
+
+def test_a_trajectory_of_one_solve_is_where_the_exact_map_leads():
+    exact = gaussian()
+    for times in (jnp.array([1.0, 0.7, 0.2, 0.0]), jnp.array([0.1, 0.5, 0.9])):
+        found = OdeMap(exact.velocity, tolerance=1e-10).trajectory(X, times)
+        expected = jnp.stack([exact(X, times[0], t) for t in times])
+        assert found.shape == (len(times), 2)
+        assert jnp.allclose(found, expected, atol=1e-8)

@@ -46,6 +46,14 @@ def test_euler_converges_to_the_exact_map_at_first_order():
     assert error(256) / error(512) == pytest.approx(2, rel=0.05)
 
 
+def test_a_trajectory_passes_where_the_jumps_do():
+    exact, times = gaussian(), sample.equal_steps(4)
+    points = sample.trajectory(exact, X, times)
+    assert points.shape == (5, 2) and jnp.array_equal(points[0], X)
+    assert jnp.array_equal(points[-1], sample.jump(exact, X, times))
+    assert jnp.allclose(points[2], exact(X, 1.0, 0.5), rtol=1e-12)
+
+
 def test_generate_carries_each_row_by_itself():
     noise = jax.random.normal(jax.random.key(0), (5, 2))
     batch = sample.generate(TangentMap(gaussian().velocity), noise, 3)

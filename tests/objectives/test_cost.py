@@ -107,3 +107,19 @@ def test_whole(measured, recorded):
 def test_whole_refuses_what_is_between():
     with pytest.raises(ValueError, match="the cost 4.40 is not close to a whole number"):
         cost.to_integer(4.4)
+
+
+def test_the_cost_of_what_is_given_is_counted():
+    """Another model and another kind of batch: flow matching costs three passes of any network, on images or pairs."""
+    size = {"width": 256, "depth": 6, "key": jax.random.key(0)}
+    images = jnp.zeros((8, 8, 8, 1))
+    flow = Objective((Term(flow_matching, times.diagonal()),))
+    model = AverageVelocityMap(ResidualMLP(64, **size))
+    for like in (images, Paired(images, images), Labelled(images, jnp.zeros(8, int))):
+        assert cost.forward_passes(flow, model=model, like=like) == pytest.approx(3, abs=0.1)
+    conditioned = AverageVelocityMap(ResidualMLP(2, conditions=1, **size))
+    told = Term(flow_matching, times.diagonal(), condition=lambda context: jnp.ones(1))
+    ours = conditioned.condition_on(jnp.ones(1))
+    assert cost.flops(cost.gradient(Objective((told,))), conditioned, None, jnp.zeros((8, 2)), jax.random.key(0)) < (
+        3.3 * cost.flops(jax.vmap(lambda x: ours.average_velocity(x, 0.5, 0.2)), jnp.zeros((8, 2)))
+    )
