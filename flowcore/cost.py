@@ -5,7 +5,7 @@
 from XLA's cost analysis of one compiled step on a net where matrix products dominate. It depends on no seed and no
 clock. Every term is given the full batch, as in the survey's table (section 5.6); guidance is not counted.
 
-What a real training step takes, and what its own share of the batch costs, is `flowcore.bench`.
+What a real training step takes, and what its own share of the batch costs, is measured by `ci/replicate bench`.
 """
 
 from collections.abc import Callable
