@@ -72,7 +72,7 @@ def tree(tmp_path):
 
 @pytest.fixture(scope="module")
 def recorded_once(tmp_path_factory):
-    root = put(tmp_path_factory.mktemp("recorded tree"))  # with a space
+    root = put(tmp_path_factory.mktemp("{recorded} tree"))  # with a space, and braces
     assert main(["record", "paper", "--seeds", "3"], root) == 0
     return root
 

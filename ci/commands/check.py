@@ -129,7 +129,7 @@ def failures(tree: Tree, paths: list[Path], report: str) -> Iterator[str]:
 
 
 def belongs(case: ElementTree.Element, name: str) -> bool:
-    return f"{name}::" in f"{case.get('classname')}::{case.get('name')}" or case.get("file") == name
+    return case.get("classname") == name.replace("/", ".")
 
 
 def case_text(case: ElementTree.Element) -> str:

@@ -4,6 +4,7 @@ papermill's own status is not trusted (it calls cells completed that never ran):
 an execution count and none has an error.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -34,6 +35,8 @@ class Run:
         from jupyter_core.utils import ensure_event_loop
 
         source = notebooks.load(self.source)
+        # which parameters there are has been checked; papermill does not read a line with two equal signs, and says so
+        logging.getLogger("papermill").setLevel(logging.ERROR)
         above, total = notebooks.headings(source), len(notebooks.code_cells(source)) + bool(self.parameters)
         started, begun, stopped = time.monotonic(), [], None
 
@@ -44,8 +47,8 @@ class Run:
 
         try:
             papermill.execute_notebook(
-                self.source,
-                self.output,
+                literally(self.source),
+                literally(self.output),
                 self.parameters,
                 resources={"metadata": {"path": str(self.cwd)}},  # papermill's own `cwd` would move all threads
                 kernel_name="python3",
@@ -70,6 +73,11 @@ class Run:
             notebooks.place(begun[-1], above, stopped) if stopped else notebooks.failure(notebooks.load(self.output))
         )
         return f"{self.source.name}, {failed}" if failed else None
+
+
+def literally(path: Path) -> str:
+    """papermill formats its paths, so that a brace would be a field."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def write_html(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`check`: what nbval compares, what is refused before, and what has changed since a revision."""
 
+import shutil
 import subprocess
 
 import nbformat
@@ -21,8 +22,32 @@ def test_check_is_green_on_what_was_recorded_and_changes_nothing(recorded, capfd
 def test_check_is_red_on_a_metric_out_of_band(recorded, capfd):
     change_record(recorded, "endpoint_error_1", mean=0.5, band=[0.4, 0.6])
     assert main(["check", "paper"], recorded) == 1
-    printed = capfd.readouterr().out
-    assert "OUT OF BAND" in printed and "endpoint_error_1" in printed and "1 failed, 3 passed" in printed
+    output = capfd.readouterr()
+    assert "1 failed, 3 passed" in output.out and "Traceback" not in output.out
+    assert output.err == "replicate: paper: endpoint_error_1: measured 1.05, band [0.4, 0.6]\n"
+
+
+def test_check_has_a_line_for_everything_that_disagrees(recorded, capfd):
+    change_record(recorded, "endpoint_error_1", mean=0.5, band=[0.4, 0.6])
+    change_record(recorded, "cost", mean=5)
+    path = recorded / "replications" / "paper.json"
+    path.write_text(path.read_text().replace('"claim": "small"', '"claim": "small; and claim \'b\': odd"'))
+    put(recorded, "broken")
+    shutil.copy(path, recorded / "replications" / "broken.json")
+    executed = nbformat.read(recorded / "replications" / "paper.ipynb", as_version=4)
+    for cell in executed.cells:
+        cell.source = cell.source.replace("record.check('paper'", "record.check('broken'")
+        cell.source = cell.source.replace("print('trained')", "raise ValueError('no\\nmore')")
+    nbformat.write(executed, recorded / "replications" / "broken.ipynb")
+    assert main(["check"], recorded) == 1
+    broken, *paper = capfd.readouterr().err.splitlines()
+    assert broken.startswith("replicate: broken: section '6 Training', cell `import sys`: ValueError: no (and 2 below)")
+    assert paper[:2] == [
+        "replicate: paper: cost: measured 4, exactly 5",
+        "replicate: paper: endpoint_error_1: measured 1.05, band [0.4, 0.6]",
+    ]
+    assert all(line.startswith("replicate: paper: claim ") for line in paper[2:])
+    assert len(paper) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""`new`, `table`, `list`, `site` and `lab`."""
+"""`new`, `table`, `list` and `site`."""
 
-import os
 import re
 
 import nbformat
-from trees import CHECK, notebook, one_line
+from trees import CHECK, notebook, one_line, put
 
 from commands.__main__ import main
 from commands.tree import Tree
@@ -47,19 +46,58 @@ def test_the_table_is_rewritten_and_verified(landscape, capsys):
     assert (landscape / "README.md").read_text() == change
 
 
-def test_the_list_shows_every_method(landscape, capsys):
+def listed(landscape, capsys):
     assert main(["list"], landscape) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1 : len(METHODS) + 1]] == [row.name for row in METHODS]
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_list_shows_every_method(landscape, capsys):
+    lines = listed(landscape, capsys)
+    names = [row.name for row in METHODS]
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in names] == names
     (line,) = (line for line in lines if line.startswith("MF "))
-    assert "0.181 ± 0.012" in line
-    assert line.split()[-2:] == ["mean_flow", "other"]  # it has that preset too, and no numbers of it
-    assert lines[1].endswith("not yet")
+    assert "0.181 ± 0.012" in line and line.endswith("mean_flow")
+    assert lines[lines.index("Lagrangian rule") + 1].endswith("not yet")
+    assert "other: mean_flow, paper" in lines  # it has that preset too, and no numbers of it
 
 
 def test_the_list_shows_a_replication_that_is_not_in_the_table(landscape, capsys):
-    assert main(["list"], landscape) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["-", "paper", "mixture,", "other"]
+    lines = listed(landscape, capsys)
+    assert lines[lines.index("flow map, beyond the survey's table") + 1].split() == ["-", "paper"]
+    assert "mixture: paper" in lines
+
+
+def test_the_list_groups_by_family_below_the_survey(landscape, capsys):
+    for name, family in (("tilting", "steering"), ("rectified", "velocity"), ("drifting", "distribution")):
+        put(landscape, name)
+        kept = record.read(landscape / "replications" / f"{name}.json")
+        record.write(landscape / "replications" / f"{name}.json", kept | {"family": family})
+    lines = listed(landscape, capsys)
+    heads = [lines.index(name) for name in ("compositional rule", "velocity", "distribution", "steering")]
+    assert heads == sorted(heads)
+    assert [lines[head + 1].split()[-1] for head in heads[1:]] == ["rectified", "drifting", "tilting"]
+    record.write(landscape / "replications" / "tilting.json", kept | {"family": "sterring"})
+    assert main(["list"], landscape) == 2
+    one_line(capsys, "tilting.json", "family must be one of flow map, velocity")
+
+
+def test_the_list_fits_80_columns(landscape, capsys):
+    """With names and numbers longer than any that is here, too: what is too long is cut, and says so."""
+    for count in range(12):
+        put(landscape, f"a_replication_with_a_long_name_and_number_{count}")
+    put(landscape, "a" * 90)
+    kept = record.read(landscape / "replications" / "mean_flow.json")
+    long = {"mean": -1234567.89, "spread": 0.000012345, "band": [-1e9, 1e9], "seeds": [1]}
+    kept["presets"]["mixture"]["metrics"]["endpoint_error_1"] = long
+    record.write(landscape / "replications" / "mean_flow.json", kept)
+    lines = listed(landscape, capsys)
+    assert max(map(len, lines)) == 80
+    assert any(line.startswith("MF ") and "-1.23e+06" in line for line in lines)
+
+
+def test_the_list_of_this_repository_fits_80_columns(capsys):
+    assert main(["list"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_the_site_has_a_page_per_notebook_and_its_links_lead_to_pages(landscape, capsys):
@@ -87,10 +125,3 @@ def test_the_site_has_a_page_per_notebook_and_its_links_lead_to_pages(landscape,
         links = [link.partition("#")[0] for link in re.findall(r'<a href="([^"#]+)', text) if "://" not in link]
         assert links and all(((top / page).parent / link).exists() for link in links)
     assert 'id="cell-id=train"' in (top / "replications/mean_flow.html").read_text()
-
-
-def test_lab_opens_at_the_root(tree, monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments) or 0)
-    main(["lab"], tree)
-    assert started[0][1:] == ["-m", "jupyterlab", f"--ServerApp.root_dir={tree}"]

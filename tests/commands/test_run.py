@@ -12,13 +12,15 @@ def test_run_injects_preset_and_parameters_and_writes_html(tree, capsys):
     before = contents(tree)
     assert main(["run", "paper", "--preset", "other", "-p", "rate", "0.25"], tree) == 0
     printed = capsys.readouterr().out
-    executed = nbformat.read(tree / "build" / "paper.other.ipynb", as_version=4)
+    executed = nbformat.read(tree / "build" / "paper.other.rate=0.25.ipynb", as_version=4)
     (injected,) = (cell.source for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert "steps = 20" in injected and "rate = 0.25" in injected
     text = executed.cells[-1].outputs[0].data["text/plain"]
     assert "nothing is checked" in text and "rate = 0.25, not 0.5" in text
-    assert "trained" in (tree / "build" / "paper.other.html").read_text()
-    assert "5/5" in printed and "6 Training" in printed and str(tree / "build" / "paper.other.ipynb") in printed
+    assert "trained" in (tree / "build" / "paper.other.rate=0.25.html").read_text()
+    assert (
+        "5/5" in printed and "6 Training" in printed and str(tree / "build" / "paper.other.rate=0.25.ipynb") in printed
+    )
     assert contents(tree) == before
 
 
