@@ -121,11 +121,13 @@ def failures(tree: Tree, paths: list[Path], report: str) -> Iterator[str]:
     for path in paths:
         name = path.relative_to(tree.root).as_posix()
         mine = [case for case in cases if belongs(case, name) and case_text(case)]
-        judged = [case_text(case) for case in mine if "OutOfBand: " in case_text(case)]
-        if judged:
-            yield from (f"{path.stem}: {line}" for line in disagreements(tree, path.stem, judged[-1]))
-        elif mine:
-            yield f"{path.stem}: {in_words(path, mine[0])}" + (f" (and {len(mine) - 1} below)" if len(mine) > 1 else "")
+        judged = [case for case in mine if "OutOfBand: " in case_text(case)]
+        broken = [case for case in mine if case not in judged]
+        if broken:
+            below = f" (and {len(broken) - 1} below)" if len(broken) > 1 else ""
+            yield f"{path.stem}: {in_words(path, broken[0])}{below}"
+        for case in judged:
+            yield from (f"{path.stem}: {line}" for line in disagreements(tree, path.stem, case_text(case)))
 
 
 def belongs(case: ElementTree.Element, name: str) -> bool:

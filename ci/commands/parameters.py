@@ -153,16 +153,22 @@ def parse(name: str, text: str, given: Mapping[str, object]) -> object:
         raise BadInput(f"parameter {name} must be UTF-8, not {text!a}") from None
     if isinstance(given.get(name), str):
         return text
+    return typed(name, literal(text), given)
+
+
+def literal(text: str) -> object:
+    """What the text says in JSON, else in YAML, else the text."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return json.loads(text)
+    except RecursionError:
+        return text
+    except ValueError:
         import yaml
 
         try:
-            value = yaml.safe_load(text)
+            return yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
-            value = text
-    return typed(name, value, given)
+            return text
 
 
 def assigned(assignments: list[list[str]], known: Mapping[str, Parameter]) -> dict[str, object]:

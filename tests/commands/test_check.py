@@ -37,7 +37,7 @@ def test_check_has_a_line_for_everything_that_disagrees(recorded, capfd):
     executed = nbformat.read(recorded / "replications" / "paper.ipynb", as_version=4)
     for cell in executed.cells:
         cell.source = cell.source.replace("record.check('paper'", "record.check('broken'")
-        cell.source = cell.source.replace("print('trained')", "raise ValueError('no\\nmore')")
+        cell.source = cell.source.replace("error = ", "raise ValueError('no\\nmore')  # ")
     nbformat.write(executed, recorded / "replications" / "broken.ipynb")
     assert main(["check"], recorded) == 1
     broken, *paper = capfd.readouterr().err.splitlines()
