@@ -1,5 +1,6 @@
 """`check`: recorded notebooks rerun as they are and compared by nbval, with a line for everything that disagrees."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -108,7 +109,9 @@ def rerun(tree: Tree, paths: list[Path]) -> Iterator[str]:
         code = subprocess.run([*pytest, *nbval, f"--junitxml={report}", *paths]).returncode
         if not code:
             return
-        said = list(failures(tree, paths, report.read_text(encoding="utf-8"))) if report.exists() else []
+        said = []
+        with contextlib.suppress(OSError, ElementTree.ParseError):  # pytest was ended before it had written all of it
+            said = list(failures(tree, paths, report.read_text(encoding="utf-8")))
     yield from said or [
         f"pytest ended with {code} and does not say why; the notebooks: {', '.join(p.stem for p in paths)}"
     ]

@@ -37,10 +37,17 @@ def naming(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replaces the file in one move."""
+    """Replaces the file in one move; of a link, the file that it leads to. Who may read it stays."""
+    path = Path(os.path.realpath(path))
     with naming(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+        keep_mode(path, part)
         os.replace(part, path)
+
+
+def keep_mode(path: Path, part: Path) -> None:
+    with contextlib.suppress(OSError):  # there is none yet, or the file system has none
+        shutil.copymode(path, part)
 
 
 def move(pairs: dict[Path, Path]) -> None:
@@ -50,6 +57,7 @@ def move(pairs: dict[Path, Path]) -> None:
         parts = {target: stack.enter_context(naming(target)) for target in pairs.values()}
         for source, target in pairs.items():
             shutil.copyfile(source, parts[target])
+            keep_mode(target, parts[target])
         with uninterrupted():
             for target, part in parts.items():
                 os.replace(part, target)
@@ -58,13 +66,18 @@ def move(pairs: dict[Path, Path]) -> None:
 
 
 def swap(folder: Path, target: Path) -> None:
-    """The folder takes the place of the target."""
+    """The folder takes the place of the target, which is put back when that fails."""
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     with uninterrupted():
         if target.exists():
             os.replace(target, old)
-        os.replace(folder, target)
+        try:
+            os.replace(folder, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """Repositories and machines that are spoilt in one way each: what rows of the table call `prepare`."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -143,6 +144,16 @@ def small_files(root, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     monkeypatch.setattr(files.Path, "write_bytes", limited)
+
+
+def full_under_papermill(root, monkeypatch):
+    """A full disk where papermill saves what it has executed."""
+    import papermill
+
+    def refused(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root / "build" / "paper.ipynb"))
+
+    monkeypatch.setattr(papermill, "execute_notebook", refused)
 
 
 def refusing(name: str, method: str, number: int, *more):

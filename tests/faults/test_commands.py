@@ -13,6 +13,7 @@ from spoilt import (
     folder,
     foreign,
     full,
+    full_under_papermill,
     held_locks,
     holding,
     interrupting,
@@ -119,6 +120,7 @@ ROWS = [
     Row("an odd record, recorded", ["record", "paper"], 2, ["paper.json"], holding(b"[]", ".json")),
     # the operating system
     Row("table on a full disk", ["table"], 1, ["README.md: no space left on device: free some"], full("README.md")),
+    Row("run on a full disk", ["run", "paper"], 1, ["paper.ipynb: no space left"], full_under_papermill),
     Row("table beyond a limit", ["table"], 1, ["README.md: larger than a file", "ulimit"], small_files),
     Row(
         "new on a full disk",

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +102,55 @@ def test_a_lock_ends_with_its_process(tmp_path):
         other.kill()
     with files.held(tmp_path, "x", "busy"):
         pass
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_a_link_its_target(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    files.write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_that_cannot_take_the_place_of_another_leaves_it(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "page").write_text("old")
+    with pytest.raises(OSError):
+        files.swap(tmp_path / "missing", tmp_path / "site")
+    assert (tmp_path / "site" / "page").read_text() == "old"
+    (tmp_path / "part").mkdir()
+    files.swap(tmp_path / "part", tmp_path / "site")
+    assert [path.name for path in tmp_path.iterdir()] == ["site"] and not list((tmp_path / "site").iterdir())
+
+
+def test_ctrl_c_waits_for_the_last_of_a_pair(tmp_path, monkeypatch):
+    """It comes while the first is put in its place, and is heard when the second is."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("new")
+    replace = os.replace
+
+    def interrupted(*paths):
+        signal.raise_signal(signal.SIGINT)
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.move({tmp_path / name: tmp_path / name.upper() for name in ("a", "b")})
+    assert [(tmp_path / name).read_text() for name in ("A", "B")] == ["new", "new"]
+
+
+def test_the_shell_hands_over_to_the_package_and_to_nothing_that_lies_around(tmp_path):
+    """ci/replicate in a tree whose environment is this one's, called where a json.py lies."""
+    shutil.copytree(CI / "commands", tmp_path / "ci" / "commands")
+    shutil.copy(CI / "replicate", tmp_path / "ci")
+    (tmp_path / "ci" / "environment").write_text("")  # nothing to make
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "json.py").write_text("raise SystemExit('a stranger')")
+    command = ["bash", str(tmp_path / "ci" / "replicate"), "run", "papre"]
+    environment = os.environ | {"PYTHONPATH": str(CI.parent)}
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "replicate: no replication papre; there are: none yet\n")

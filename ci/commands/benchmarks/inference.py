@@ -36,7 +36,7 @@ def attention(rounds: int = 3, tokens: tuple = (1024, 2048, 4096, 16384)) -> dic
     return found
 
 
-def sampling(rounds: int = 15, batch: int = 512) -> dict:
+def sampling(rounds: int = 15, batch: int = training.BATCH) -> dict:
     """Samples in 1, 2 and 4 jumps against 64 Euler steps of the velocity of the same network."""
     model, noise = training.network(), jax.random.normal(jax.random.key(3), (batch, 2))
     calls = {f"{count}": (model, noise, count) for count in (1, 2, 4)}
