@@ -11,6 +11,7 @@ reverse pass free. `difference_*` are their central-difference twins, for checks
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -55,6 +56,11 @@ def along(v: Float[Array, "*shape"]) -> Callable[[Map], Derivative]:
         return value_and_derivative
 
     return transform
+
+
+def stop_gradients(tree):
+    """The same tree (a map, a network, None) with the gradient of its floating-point arrays stopped."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def difference_dt(f: Map, step: float) -> Derivative:

@@ -11,11 +11,11 @@ import abc
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flowcore.networks import in_float32
 from flowcore.path import Point, Time
 
 Velocity = Callable[[Any, Any], Any]  # v(x, t) -> like x
@@ -40,9 +40,9 @@ class AbstractFlowMap(eqx.Module):
         """E[x0 | x_t = x] = x - t v(x, t)."""
         return x - t * self.velocity(x, t)
 
-    def given(self, condition) -> "AbstractFlowMap":
+    def condition_on(self, condition) -> "AbstractFlowMap":
         """The flow map under that condition."""
-        return Given(self, condition)
+        return ConditionedMap(self, condition)
 
 
 class AverageVelocityMap(AbstractFlowMap):
@@ -57,8 +57,8 @@ class AverageVelocityMap(AbstractFlowMap):
         return self.net(x, t, t, *condition)
 
 
-class Given(AbstractFlowMap):
-    """A map that takes a condition after its times, bound to one: made by `map.given(condition)`."""
+class ConditionedMap(AbstractFlowMap):
+    """A map that takes a condition after its times, bound to one: made by `map.condition_on(condition)`."""
 
     map: AbstractFlowMap
     condition: Any
@@ -164,6 +164,16 @@ class RepeatedMap(AbstractFlowMap):
         return self.jump.velocity(x, t)
 
 
+def in_float32(tree):
+    """The same map or network with all that rounds to bfloat16 replaced by its twin in float32: whatever has a method
+    `in_float32` that returns it (`flowcore.networks.precision`)."""
+
+    def rounds(node):
+        return hasattr(node, "in_float32")
+
+    return jax.tree.map(lambda node: node.in_float32() if rounds(node) else node, tree, is_leaf=rounds)
+
+
 class OdeMap(AbstractFlowMap):
     r"""The flow map of any velocity field, by an adaptive ODE solve: the teacher's or the exact map.
 
@@ -187,28 +197,45 @@ class OdeMap(AbstractFlowMap):
             r = jnp.asarray(r, x.dtype)
             return field(x + (t - s) * displacement, s + r * (t - s))
 
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(travelled),
-            diffrax.Dopri8(),
-            t0=0.0,
-            t1=1.0,
-            dt0=None,
-            y0=jnp.zeros_like(x),
-            stepsize_controller=diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance),
-            adjoint=diffrax.ForwardMode(),
-            max_steps=10_000,
-        )
-        return solution.ys[0]
+        return self.solve(travelled, jnp.zeros_like(x)).ys[0]
 
     def velocity(self, x, t):
         return self.field(x, t)
 
+    def trajectory(self, x: Point, times: Float[Array, " n"]) -> Float[Array, "n ..."]:
+        """Where the path through x at `times[0]` is at each of the times, in one solve; they rise or fall."""
+        times = jnp.asarray(times, x.dtype)
+        first, span, field = times[0], times[-1] - times[0], in_float32(self.field)
 
-class Guided(AbstractFlowMap):
+        def moving(r, x_t, _):
+            return span * field(x_t, first + jnp.asarray(r, x.dtype) * span)
+
+        return self.solve(moving, x, (times - first) / span).ys
+
+    def solve(self, derivative: Callable, start: Point, shares=None):
+        """diffrax's solution of dy/dr = derivative(r, y, _) for r from 0 to 1, at the end or at the given shares."""
+        import diffrax  # here: it takes as long to import as JAX, and most of this package does without
+
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(derivative),
+            diffrax.Dopri8(),
+            t0=0.0,
+            t1=1.0,
+            dt0=None,
+            y0=start,
+            stepsize_controller=diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance),
+            adjoint=diffrax.ForwardMode(),
+            max_steps=10_000,
+            saveat=diffrax.SaveAt(t1=True) if shares is None else diffrax.SaveAt(ts=shares),
+        )
+
+
+class GuidedMap(AbstractFlowMap):
     """A teacher pushed away from a weaker one: v = v_weak + scale (v_strong - v_weak), its map by an ODE solve.
 
     With an unconditional model as the weak one this is classifier-free guidance, with an undertrained one autoguidance.
-    Its condition is the scale: `guided.given(2.0)` is the same teacher at scale 2.
+    Its condition is the scale, `guided.condition_on(2.0)`, or the scale and what the two maps are asked under,
+    `guided.condition_on((2.0, label, no_label))`.
     Reference: Ho & Salimans 2022; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3.
     """
 
@@ -217,8 +244,11 @@ class Guided(AbstractFlowMap):
     scale: Time = 1.0
     tolerance: float = eqx.field(static=True, default=1e-6)
 
-    def given(self, condition):
-        return Guided(self.strong, self.weak, condition, self.tolerance)
+    def condition_on(self, condition):
+        if not isinstance(condition, tuple):
+            return GuidedMap(self.strong, self.weak, condition, self.tolerance)
+        scale, of_strong, of_weak = condition
+        return GuidedMap(self.strong.condition_on(of_strong), self.weak.condition_on(of_weak), scale, self.tolerance)
 
     def average_velocity(self, x, s, t):
         return OdeMap(self.velocity, self.tolerance).average_velocity(x, s, t)
@@ -228,11 +258,16 @@ class Guided(AbstractFlowMap):
         return weak + self.scale * (self.strong.velocity(x, t) - weak)
 
 
-class Accompanied(AbstractFlowMap):
-    """A map and a second network that is trained beside it and follows it: the map is `map`, the other `companion`."""
+class WithAuxiliary(AbstractFlowMap):
+    """A map and a second network that is trained beside it and follows it: the map is `map`, the other `auxiliary`.
+
+    Under a condition both are."""
 
     map: AbstractFlowMap
-    companion: AbstractFlowMap
+    auxiliary: AbstractFlowMap
+
+    def condition_on(self, condition):
+        return WithAuxiliary(self.map.condition_on(condition), self.auxiliary.condition_on(condition))
 
     def average_velocity(self, x, s, t):
         return self.map.average_velocity(x, s, t)

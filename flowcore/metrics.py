@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from flowcore.calculus import along, d_dt
-from flowcore.times import ordered
+from flowcore.path import interpolate
 
 Batch = Float[Array, "n *shape"]
 
@@ -18,7 +18,13 @@ def rms(difference: Batch) -> Float[Array, ""]:
 
 
 def endpoint_error(samples: Batch, reference: Batch) -> float:
-    """RMS Euclidean distance between what a sampler and the reference map make of the same noise; units of the data."""
+    """RMS Euclidean distance between what a sampler and the reference map make of the same noise; units of the data.
+
+    Raises ValueError for two batches of different shapes, which belong to different noise."""
+    if samples.shape != reference.shape:
+        raise ValueError(
+            f"endpoint_error compares row by row: {samples.shape} and {reference.shape} are not of one noise"
+        )
     return float(rms(samples - reference))
 
 
@@ -38,8 +44,10 @@ def pairwise_energy(a, b):
 def energy_distance(a: Batch, b: Float[Array, "m *shape"]) -> float:
     """2 E|a-b| - E|a-a'| - E|b-b'|, unbiased, so it may be slightly negative; 0 for equal laws; units of the data.
 
-    Reference: Szekely & Rizzo 2013, "Energy statistics".
+    Reference: Szekely & Rizzo 2013, "Energy statistics". Raises ValueError for a cloud of one point.
     """
+    if min(a.shape[0], b.shape[0]) < 2:
+        raise ValueError(f"energy_distance needs two points of each law, not {a.shape[0]} and {b.shape[0]}")
     return float(pairwise_energy(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)))
 
 
@@ -76,12 +84,13 @@ def histogram_kl(
 def rms_residuals(model, v, x0, key):
     n = x0.shape[0]
     key_times, key_between, key_noise = jax.random.split(key, 3)
-    s, t = ordered()(key_times, n, 1.0)
+    first, second = jax.random.uniform(key_times, (2 * n,)).reshape(2, n)
+    s, t = jnp.maximum(first, second), jnp.minimum(first, second)
     u = t + (s - t) * jax.random.uniform(key_between, (n,))
     noise = jax.random.normal(key_noise, x0.shape, x0.dtype)
 
     def row(x0, eps, s, u, t):
-        x = (1 - s) * x0 + s * eps
+        x = interpolate(x0, eps, s)
         end, end_dt = d_dt(model)(x, s, t)
         _, end_ds = along(v(x, s))(model)(x, s, t)
         return end_dt - v(end, t), end_ds, model(model(x, s, u), u, t) - end
@@ -102,7 +111,7 @@ def residuals(model, v, x0: Batch, *, key: PRNGKeyArray) -> dict[str, float]:
 def frechet_distance(a: Float[Array, "n features"], b: Float[Array, "m features"]) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of the two feature clouds' Gaussians.
 
-    Reference: Heusel et al. 2017; theirs are Inception features, ours those of `flowcore.teachers.classifier`.
+    Reference: Heusel et al. 2017; theirs are Inception features, ours those of `flowcore.tasks.teachers.classifier`.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)

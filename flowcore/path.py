@@ -31,10 +31,10 @@ def renoise(x: Point, s: Time, t: Time, eps: Point) -> Point:
 
     The data keep their share 1 - t and the noises add in variance, t^2 = ((1-t) s / (1-s))^2 + added^2; s < 1.
     """
-    kept = (1 - t) / (1 - s)
+    scale = (1 - t) / (1 - s)
     # the difference of squares in factors: at t = s it is 0, not rounding, whose square root is seen
-    added = jnp.sqrt(jnp.asarray((t - s) / (1 - s) * (t + kept * s), x.dtype))
-    return kept * x + added * eps
+    added = jnp.sqrt(jnp.asarray((t - s) / (1 - s) * (t + scale * s), x.dtype))
+    return scale * x + added * eps
 
 
 def linear_to_edm(x: Point, t: Time) -> tuple[Point, Time]:

@@ -1,7 +1,7 @@
 """From noise to data (or back): `sampler(model, x, times, key=...) -> x` at the last time, for one example.
 
-`times` is (steps + 1,), falling from 1 to 0 to generate (`flowcore.times.equal_steps(n)`), rising to invert. All
-samplers have one signature; those that add no noise ignore the key.
+`times` is (steps + 1,), falling from 1 to 0 to generate (`equal_steps(n)`), rising to invert. All samplers have one
+signature; those that add no noise ignore the key.
 
     jump            x <- F(x, s, t)                               the deterministic sampler of a flow map
     consistency()   x <- noise the datum F(x, s, 0) up to t       of a map that was learned at t = 0 only
@@ -16,9 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from flowcore.path import Point, renoise
-from flowcore.times import equal_steps
 
 Times = Float[Array, " times"]
+
+
+def equal_steps(n: int) -> Float[Array, " times"]:
+    """The times 1, 1 - 1/n, ..., 0 of an n-step sampler: shape (n + 1,)."""
+    return jnp.linspace(1.0, 0.0, n + 1)
 
 
 def jump(model, x: Point, times: Times, key: PRNGKeyArray | None = None) -> Point:
@@ -29,6 +33,17 @@ def jump(model, x: Point, times: Times, key: PRNGKeyArray | None = None) -> Poin
     """
     intervals = (times[:-1], times[1:])
     return jax.lax.scan(lambda x, interval: (model(x, *interval), None), x, intervals)[0]
+
+
+def trajectory(model, x: Point, times: Times) -> Float[Array, "times ..."]:
+    """The points that `jump` passes, x itself first: (steps + 1, *shape). `OdeMap.trajectory` has them of one solve."""
+
+    def step(x, interval):
+        x = model(x, *interval)
+        return x, x
+
+    _, passed = jax.lax.scan(step, x, (times[:-1], times[1:]))
+    return jnp.concatenate([x[None], passed])
 
 
 def consistency(end: float = 0.0) -> Callable:
@@ -50,11 +65,11 @@ def gamma(share: float) -> Callable:
     Reference: Kim et al. 2024, "Consistency Trajectory Models", algorithm 3 (their gamma is `share`).
     """
 
-    kept = (1 - share**2) ** 0.5
+    scale = (1 - share**2) ** 0.5
 
     def below(t):
         # sigma' / (1 + sigma') in t: at share 0 it is t itself, where through sigma and back it may be above t
-        return kept * t / (1 - t + kept * t)
+        return scale * t / (1 - t + scale * t)
 
     def sampler(model, x: Point, times: Times, key: PRNGKeyArray) -> Point:
         return stochastic(model, x, times, below, key)
@@ -86,11 +101,13 @@ def generate(
     conditions: Float[Array, "batch ..."] | None = None,
 ) -> Float[Array, "batch *shape"]:
     """Carry a batch of noise to data in `steps` equal steps: like `noise`. `key` is for samplers that add noise,
-    `conditions` (one per row) for a model that takes one."""
+    `conditions` (one per row) for a model that takes one. Raises ValueError for no steps."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}: with none the noise would come back as samples")
     keys = None if key is None else jax.random.split(key, noise.shape[0])
 
-    def carried(x, key, condition):
-        asked = model if condition is None else model.given(condition)
-        return sampler(asked, x, equal_steps(steps), key)
+    def carry(x, key, condition):
+        conditioned = model if condition is None else model.condition_on(condition)
+        return sampler(conditioned, x, equal_steps(steps), key)
 
-    return jax.vmap(carried)(noise, keys, conditions)
+    return jax.vmap(carry)(noise, keys, conditions)

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from flowcore import AbstractFlowMap, GaussianMap, data
-from flowcore.cost import frozen
-from flowcore.datasets import BUILDERS
-from flowcore.datasets.mnist import FlowFashionMnist
-from flowcore.nets import ResidualMLP
+from flowcore.calculus import stop_gradients
+from flowcore.data.datasets import BUILDERS
+from flowcore.data.datasets.mnist import FlowFashionMnist
+from flowcore.networks import ResidualMLP
 
 
 def gaussian():
@@ -45,11 +45,16 @@ class Disturbed(AbstractFlowMap):
     offset: float = eqx.field(static=True, default=0.0)
 
     def average_velocity(self, x, s, t):
-        learned = self.net(x, s, t) - frozen(self.copy)(x, s, t)
-        return frozen(self.exact).average_velocity(x, s, t) + learned + self.offset
+        learned = self.net(x, s, t) - stop_gradients(self.copy)(x, s, t)
+        return stop_gradients(self.exact).average_velocity(x, s, t) + learned + self.offset
 
     def velocity(self, x, t):
-        return frozen(self.exact).velocity(x, t) + self.net(x, t, t) - frozen(self.copy)(x, t, t) + self.offset
+        return (
+            stop_gradients(self.exact).velocity(x, t)
+            + self.net(x, t, t)
+            - stop_gradients(self.copy)(x, t, t)
+            + self.offset
+        )
 
 
 def disturbed(exact, offset=0.0):
@@ -136,7 +141,7 @@ def assert_equal(ours, theirs):
 
 
 def drawn_noise(key, index, rows):
-    """The noise that the term of this index draws for its rows, in `flowcore.terms`."""
+    """The noise that the term of this index draws for its rows, in `flowcore.objectives.terms`."""
     return jax.random.normal(jax.random.split(jax.random.fold_in(key, index))[1], (rows, 2))
 
 

@@ -41,29 +41,29 @@ from flowcore import (
     flow_matching,
     mean_flow,
     times,
-    train,
+    training,
 )
-from flowcore.data import Dealt, Drawn
+from flowcore.data import SampledSource, ShuffledSource
 
 STEPS, BATCH = 40, 16
 LOSS = Objective((Term(mean_flow, times.ordered(), share=0.5), Term(flow_matching, times.diagonal(), share=0.5)))
-ADAM, SGD = lenient(train.adam(1e-2, STEPS)), optax.sgd(0.1)
+ADAM, SGD = lenient(training.adam(1e-2, STEPS)), optax.sgd(0.1)
 SEEDS = jax.random.split(jax.random.key(5), 2)
 
 
 def begin(key=None, width=16):
     model = AverageVelocityMap(ResidualMLP(16, width, 1, key=jax.random.key(0)))
-    return train.begin(model, ADAM, key=jax.random.key(1) if key is None else key, target_decay=0.9)
+    return training.begin(model, ADAM, key=jax.random.key(1) if key is None else key, target_decay=0.9)
 
 
 def source(batch=BATCH, **share):
     """Random images, as digits are: 4x4, of one channel."""
     images = np.random.default_rng(0).uniform(-1, 1, (50, 4, 4, 1))
-    return Dealt(images, batch, seed=3, **share)
+    return ShuffledSource(images, batch, seed=3, **share)
 
 
 def fit(state, source, steps=STEPS, **settings):
-    return train.fit(state, LOSS, source, ADAM, steps=steps, target_decay=0.9, **settings)
+    return training.fit(state, LOSS, source, ADAM, steps=steps, target_decay=0.9, **settings)
 
 
 def ended(training):
@@ -74,7 +74,7 @@ def ended(training):
 
 def arrays(state, devices=None):
     """All arrays of a state, on this host."""
-    whole = state if devices is None else devices.everywhere(state)
+    whole = state if devices is None else devices.replicate(state)
     return {name: np.asarray(x) for name, x in checkpoints.named_arrays(whole).items()}
 
 
@@ -89,7 +89,7 @@ class Weight(eqx.Module):
 
 
 def begin_weight(key):
-    return train.begin(Weight(jax.random.normal(key, (8,))), SGD, key=key)
+    return training.begin(Weight(jax.random.normal(key, (8,))), SGD, key=key)
 
 
 def pull(model, x0, **given):
@@ -99,7 +99,7 @@ def pull(model, x0, **given):
 
 
 def fit_weight(state, source, devices=None):
-    return train.fit(state, pull, source, SGD, steps=6, chunk=2, devices=devices)
+    return training.fit(state, pull, source, SGD, steps=6, chunk=2, devices=devices)
 
 
 def held(state):
@@ -115,32 +115,32 @@ def refusal(source, devices):
 
 def on_eight_devices():
     found = {}
-    for layout in (train.data_parallel, train.fully_sharded):
+    for layout in (training.data_parallel, training.fully_sharded):
         state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=layout()))
         found[layout.__name__] = {"curve": listed(curve), "arrays": listed(arrays(state)), "held": held(state)}
-    devices = train.fully_sharded()
+    devices = training.fully_sharded()
     state, curve = ended(fit_weight(eqx.filter_vmap(begin_weight)(SEEDS), source(), devices))
     found["seeds"] = {"curve": listed(curve), "held": held(state)}
-    found["refused"] = [refusal(odd, devices) for odd in (source(12), Drawn(jax.random.normal, 12))]
+    found["refused"] = [refusal(odd, devices) for odd in (source(12), SampledSource(jax.random.normal, 12))]
     return found
 
 
 def on_two_hosts(folder):
-    devices = train.fully_sharded()
-    found = {"dealt": source().deal(3).tolist(), "devices": jax.device_count()}
+    devices = training.fully_sharded()
+    found = {"indices": source().draw_indices(3).tolist(), "devices": jax.device_count()}
     state, curve = ended(fit(begin(), source(), steps=6, chunk=2, devices=devices))
     found |= {"curve": listed(curve), "arrays": listed(arrays(state, devices)), "held": held(state)}
-    dealt = source()
-    next(checkpoints.kept(fit(begin(), dealt, steps=6, chunk=2, devices=devices), folder, dealt))
-    state, moved = checkpoints.resumed(folder, devices.laid_out(begin()), source())
+    indices = source()
+    next(checkpoints.save(fit(begin(), indices, steps=6, chunk=2, devices=devices), folder, indices))
+    state, moved = checkpoints.restore(folder, devices.place(begin()), source())
     found["taken up at"] = int(state.step)
-    again, _ = ended(checkpoints.kept(fit(state, moved, steps=6, chunk=2, devices=devices), folder, moved))
+    again, _ = ended(checkpoints.save(fit(state, moved, steps=6, chunk=2, devices=devices), folder, moved))
     return found | {"resumed": listed(arrays(again, devices))}
 
 
 def train_until_killed(folder):
-    dealt = source()
-    for state, _ in checkpoints.kept(fit(begin(), dealt, chunk=2), folder, dealt):
+    indices = source()
+    for state, _ in checkpoints.save(fit(begin(), indices, chunk=2), folder, indices):
         print(int(state.step), flush=True)
     return "not killed"
 

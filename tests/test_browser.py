@@ -1,4 +1,4 @@
-"""What a reader sees, in Debian's chromium: the pages of `ci/replicate site`, and a replication run in JupyterLab."""
+"""What a reader sees, in chromium or Chrome: the pages of `ci/replicate site`, and a replication run in JupyterLab."""
 
 import contextlib
 import itertools
@@ -21,12 +21,14 @@ from flowcore import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]  # Debian's, then Google's names
 HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
 @pytest.fixture
 def chromium():
-    return shutil.which("chromium") or pytest.skip("no chromium on this machine")
+    found = [path for name in BROWSERS if (path := shutil.which(name))]
+    return found[0] if found else pytest.skip(f"none of {', '.join(BROWSERS)} on this machine")
 
 
 def test_a_browser_shows_the_front_page_and_a_replication(chromium):

@@ -12,7 +12,7 @@ from flowcore import (
     DenoisedMap,
     EdmHeunMap,
     EndpointMap,
-    Guided,
+    GuidedMap,
     HeunMap,
     MixtureMap,
     OdeMap,
@@ -21,7 +21,7 @@ from flowcore import (
 )
 from flowcore.calculus import along as derivative_along
 from flowcore.calculus import d_dt, difference_along, difference_dt
-from flowcore.nets import ResidualMLP
+from flowcore.networks import ResidualMLP
 from flowcore.sample import jump as steps_along
 
 X = jnp.array([0.7, -0.4])
@@ -41,7 +41,7 @@ def all_maps() -> dict[str, AbstractFlowMap]:
         "tangent": TangentMap(gaussian().velocity),
         "heun": HeunMap(gaussian().velocity),
         "repeated": RepeatedMap(TangentMap(gaussian().velocity), 3),
-        "given": conditional_map().given(0.7),
+        "given": conditional_map().condition_on(0.7),
         "ode": OdeMap(gaussian().velocity, 1e-10),
         "gaussian": gaussian(),
         "mixture": MixtureMap(jnp.array([[1.0, 0.0], [-0.5, 0.8]]), 0.3, 1e-10),
@@ -195,18 +195,18 @@ def test_the_order_of_a_solver(solver, order):
 
 def test_a_map_given_a_condition_is_the_map_at_that_condition():
     flow_map = conditional_map()
-    bound = flow_map.given(0.7)
+    bound = flow_map.condition_on(0.7)
     assert jnp.array_equal(bound(X, 0.9, 0.2), X - 0.7 * flow_map.average_velocity(X, 0.9, 0.2, 0.7))
     assert jnp.array_equal(bound.velocity(X, 0.9), flow_map.velocity(X, 0.9, 0.7))
-    assert jnp.linalg.norm(bound(X, 0.9, 0.2) - flow_map.given(1.7)(X, 0.9, 0.2)) > 1e-3
+    assert jnp.linalg.norm(bound(X, 0.9, 0.2) - flow_map.condition_on(1.7)(X, 0.9, 0.2)) > 1e-3
 
 
 def test_the_condition_of_a_guided_teacher_is_its_scale():
     strong, weak = gaussian(), TangentMap(lambda x, t: 0.5 * x)
-    teacher = Guided(strong, weak)
+    teacher = GuidedMap(strong, weak)
     assert jnp.allclose(teacher.velocity(X, 0.4), strong.velocity(X, 0.4), rtol=1e-12)
-    assert jnp.allclose(teacher.given(0.0).velocity(X, 0.4), weak.velocity(X, 0.4), rtol=1e-12)
-    once, twice = teacher.given(2.0), Guided(strong, weak, 2.0)
+    assert jnp.allclose(teacher.condition_on(0.0).velocity(X, 0.4), weak.velocity(X, 0.4), rtol=1e-12)
+    once, twice = teacher.condition_on(2.0), GuidedMap(strong, weak, 2.0)
     assert jnp.array_equal(once.velocity(X, 0.4), twice.velocity(X, 0.4))
     expected = 2 * strong.velocity(X, 0.4) - weak.velocity(X, 0.4)
     assert jnp.allclose(once.velocity(X, 0.4), expected, rtol=1e-12)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from problems import gaussian
 
-from flowcore import AbstractFlowMap, GaussianMap, TangentMap, sample, times
+from flowcore import AbstractFlowMap, GaussianMap, TangentMap, sample
 
 X, KEY = jnp.array([0.7, -0.4]), jax.random.key(8)
 
@@ -15,7 +15,7 @@ X, KEY = jnp.array([0.7, -0.4]), jax.random.key(8)
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
 def test_on_the_exact_map_any_number_of_steps_ends_at_the_same_point(steps):
     exact = gaussian()
-    assert jnp.allclose(sample.jump(exact, X, times.equal_steps(steps)), exact(X, 1.0, 0.0), atol=1e-13)
+    assert jnp.allclose(sample.jump(exact, X, sample.equal_steps(steps)), exact(X, 1.0, 0.0), atol=1e-13)
 
 
 def test_on_the_exact_map_any_times_do():
@@ -24,7 +24,7 @@ def test_on_the_exact_map_any_times_do():
 
 
 def test_rising_times_invert():
-    exact, fall = gaussian(), times.equal_steps(4)
+    exact, fall = gaussian(), sample.equal_steps(4)
     assert jnp.allclose(sample.jump(exact, sample.jump(exact, X, fall), fall[::-1]), X, atol=1e-13)
 
 
@@ -40,7 +40,7 @@ def test_euler_converges_to_the_exact_map_at_first_order():
     exact = gaussian()
 
     def error(steps):
-        euler = sample.jump(TangentMap(exact.velocity), X, times.equal_steps(steps))
+        euler = sample.jump(TangentMap(exact.velocity), X, sample.equal_steps(steps))
         return jnp.linalg.norm(euler - exact(X, 1.0, 0.0))
 
     assert error(256) / error(512) == pytest.approx(2, rel=0.05)
@@ -49,7 +49,7 @@ def test_euler_converges_to_the_exact_map_at_first_order():
 def test_generate_carries_each_row_by_itself():
     noise = jax.random.normal(jax.random.key(0), (5, 2))
     batch = sample.generate(TangentMap(gaussian().velocity), noise, 3)
-    rows = [sample.jump(TangentMap(gaussian().velocity), row, times.equal_steps(3)) for row in noise]
+    rows = [sample.jump(TangentMap(gaussian().velocity), row, sample.equal_steps(3)) for row in noise]
     assert jnp.allclose(batch, jnp.stack(rows), rtol=1e-12)
 
 
@@ -70,7 +70,7 @@ def moments(sampler, model, steps, rows=160):
     key_start, key = jax.random.split(jax.random.key(5))
     start = jax.random.normal(key_start, (rows,))
     noises = [jax.random.normal(k, (rows,)) for k in jax.random.split(key, steps - 1)]
-    ends = jax.jit(lambda x: sampler(model, x, times.equal_steps(steps), key))(start)
+    ends = jax.jit(lambda x: sampler(model, x, sample.equal_steps(steps), key))(start)
     sources = np.stack([np.ones(rows), start, *noises], axis=1)
     found = np.linalg.lstsq(sources, np.asarray(ends))[0]
     assert np.max(np.abs(sources @ found - ends)) < 1e-10  # it is affine, in these noises and no others
@@ -103,13 +103,13 @@ def test_every_sampler_has_one_signature():
 
 
 def test_gamma_without_noise_is_the_jump():
-    steps = times.equal_steps(7)
+    steps = sample.equal_steps(7)
     assert jnp.array_equal(sample.gamma(0.0)(gaussian(), X, steps, KEY), sample.jump(gaussian(), X, steps))
 
 
 def test_gamma_with_nothing_but_noise_is_the_consistency_sampler():
     """Of any map: both jump to 0 and draw the same noise."""
-    steps, model = times.equal_steps(7), TangentMap(gaussian().velocity)
+    steps, model = sample.equal_steps(7), TangentMap(gaussian().velocity)
     ends = [sampler(model, X, steps, KEY) for sampler in (sample.gamma(1.0), sample.consistency())]
     assert jnp.array_equal(*ends)
 
@@ -121,7 +121,7 @@ def test_gamma_jumps_to_the_sigma_that_leaves_room_for_its_noise():
     noise = jax.random.normal(jax.random.split(KEY, 1)[0], (2,))
     edm = exact(X, 1.0, low / (1 + low)) * (1 + low) + share * noise
     by_hand = exact(edm / 2, 0.5, 0.0)
-    assert jnp.allclose(sample.gamma(share)(exact, X, times.equal_steps(2), KEY), by_hand, rtol=1e-12)
+    assert jnp.allclose(sample.gamma(share)(exact, X, sample.equal_steps(2), KEY), by_hand, rtol=1e-12)
 
 
 def test_noise_is_new_in_every_step_and_in_every_row():
@@ -134,7 +134,7 @@ def test_noise_is_new_in_every_step_and_in_every_row():
 def test_with_one_step_no_sampler_adds_noise():
     exact = gaussian()
     for sampler in (sample.consistency(), sample.gamma(0.3)):
-        assert jnp.array_equal(sampler(exact, X, times.equal_steps(1), KEY), exact(X, 1.0, 0.0))
+        assert jnp.array_equal(sampler(exact, X, sample.equal_steps(1), KEY), exact(X, 1.0, 0.0))
 
 
 class Wrong(AbstractFlowMap):

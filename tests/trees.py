@@ -19,17 +19,12 @@ PARAMETERS = (
     "sizes: tuple = (1, 2)  # sizes, >= 0\nseed: int = 0  # of all draws"
 )
 TRAIN = "import sys\nerror = sizes[0] + rate / steps + seed / 1000\nprint('noise', file=sys.stderr)\nprint('trained')"
-# `import record`, not `from flowcore import record`: the package imports JAX, for which these kernels need not wait.
-CLAIMS = (
-    f"import sys; sys.path.append({str(Path(record.__file__).parent)!r})"
-    + """
-import record
+CLAIMS = """from flowcore import record
 claims = [
-    record.Claim.judged("small", f"{error:.3f}", error < 2),
-    record.Claim.judged("even seed", str(seed), seed % 2 == 0),
+    record.Claim.judge("small", f"{error:.3f}", error < 2),
+    record.Claim.judge("even seed", str(seed), seed % 2 == 0),
 ]
 record.table(claims)"""
-)
 CHECK = "record.check('paper', parameters=globals(), metrics={'cost': 4, 'endpoint_error_1': error}, claims=claims)"
 
 

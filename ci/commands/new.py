@@ -4,7 +4,7 @@ import re
 
 from commands import files, notebooks, parameters
 from commands.errors import BadInput
-from commands.lists import FAMILIES, FLOW_MAP
+from commands.lists import FLOW_MAP
 from commands.tree import TEMPLATE, Tree
 from flowcore import record
 
@@ -44,5 +44,5 @@ def add(verbs) -> None:
     verb.add_argument("paper", metavar="PAPER")
     verb.add_argument("--title", required=True)
     verb.add_argument("--url", required=True)
-    verb.add_argument("--family", choices=FAMILIES, default=FLOW_MAP, help="where the list shows it")
+    verb.add_argument("--family", choices=record.FAMILIES, default=FLOW_MAP, help="where the list shows it")
     verb.set_defaults(command=lambda asked, tree: new(tree, asked.paper, asked.title, asked.url, asked.family))

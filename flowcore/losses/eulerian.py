@@ -94,13 +94,14 @@ def emd(model, x, s, t, *, v, target):
 
 
 def esd(model, x, s, t, *, v, target):
-    """dF/ds = -sg[ (grad_x F) v ]: the gradient runs through the partial derivative in s only. `target` is not used.
+    """dF/ds = -sg[ (grad_x F) v ], the Jacobian grad_x F the target's: the gradient runs through dF/ds only.
 
     Two JVPs, one per side, because only one of them is differentiated.
-    Reference: Boffi et al. 2025, "How to build a consistency model", Eulerian self-distillation.
+    Reference: Boffi et al. 2025, "How to build a consistency model", Eulerian self-distillation; that the Jacobian is
+    the averaged target's is the release's.
     """
     _, end_ds = d_ds(model)(x, s, t)
-    _, advected = jax.jvp(lambda x: model(x, s, t), (x,), (stop_gradient(v(x, s)),))
+    _, advected = jax.jvp(lambda x: target(x, s, t), (x,), (stop_gradient(v(x, s)),))
     return end_ds, -stop_gradient(advected)
 
 

@@ -55,8 +55,8 @@ def ayf_lmd(model, x, s, t, *, v, target):
 def free_flow(model, x, s, u, t, *, v, target, auxiliary, noise):
     """V(x_s, s, t) = sg[ V - (v_aux(x_u, u) - v(x_u, u)) ], x_u = (1 - u) F(x_s, s, t) + u noise.
 
-    The correction: v_aux is the velocity of the map's own samples (the companion's), and where it is the teacher's
-    there is nothing to correct. Asked at s = 1 and t = 0, beside `ayf_lmd` at s = 1. `target` is not used.
+    The correction: v_aux is the velocity of the map's own samples (the auxiliary network's), and where it is the
+    teacher's there is nothing to correct. Asked at s = 1 and t = 0, beside `ayf_lmd` at s = 1. `target` is not used.
     Reference: Tong et al. 2025, "Flow Map Distillation Without Data" (FreeFlow), correction by the marginal velocity.
     """
     V = model.average_velocity(x, s, t)
@@ -67,11 +67,11 @@ def free_flow(model, x, s, u, t, *, v, target, auxiliary, noise):
 def free_flow_auxiliary(model, x, s, u, t, *, v, target, noise):
     """v_aux(x_u, u) = v, x_u = (1 - u) sg[F(x_s, s, t)] + u noise: flow matching on the map's own samples.
 
-    v_aux is the velocity of `model.companion`; v comes from `flowcore.terms.of_samples`.
+    v_aux is the velocity of `model.auxiliary`; v comes from `flowcore.objectives.context.sample_velocity`.
     Reference: Tong et al. 2025, "Flow Map Distillation Without Data" (FreeFlow), the online auxiliary model.
     """
     x_u = interpolate(stop_gradient(target(x, s, t)), noise, u)
-    return model.companion.velocity(x_u, u), stop_gradient(v(x_u, u))
+    return model.auxiliary.velocity(x_u, u), stop_gradient(v(x_u, u))
 
 
 def pid(model, x, s, u, t, *, v, target):

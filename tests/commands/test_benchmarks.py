@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from commands import benchmarks
-from commands.benchmarks import peer, processes, timing, training
+from commands.benchmarks import peer, processes, timing, train_step
 from commands.benchmarks.measurements import MEASUREMENTS
-from flowcore import Objective, methods, train
+from flowcore import Objective, methods, training
 
 TINY = {
     "wide_steps": {"rounds": 1, "length": 1},
@@ -48,8 +48,8 @@ def refuse_odd(found, *, signed=False):
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """And as the trainer is tested, for optax promotes."""
-    monkeypatch.setattr(training, "WIDE", {"width": 16, "depth": 1})
-    monkeypatch.setattr(training, "BATCH", 8)
+    monkeypatch.setattr(train_step, "WIDE", {"width": 16, "depth": 1})
+    monkeypatch.setattr(train_step, "BATCH", 8)
     with jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -91,21 +91,23 @@ def test_a_drift_that_hits_both_alike_leaves_the_ratio():
 
 def test_mean_flow_costs_a_third_more_flops_than_flow_matching():
     """4 forward passes over 3, on a network where products dominate."""
-    wide = training.network(width=256)
-    costs = [training.step_flops(Objective(f()), wide) for f in (methods.flow_matching_terms, methods.mean_flow_terms)]
+    wide = train_step.network(width=256)
+    costs = [
+        train_step.step_flops(Objective(f()), wide) for f in (methods.flow_matching_terms, methods.mean_flow_terms)
+    ]
     assert costs[1] / costs[0] == pytest.approx(4 / 3, abs=0.05)
 
 
 def test_the_bare_chunk_is_the_chunk_that_fit_runs(monkeypatch):
     """Else the overhead would be the difference of two programs."""
     seen = []
-    run = train.run_chunk
-    monkeypatch.setattr(train, "run_chunk", lambda *given: seen.append(given) or run(*given))
-    arguments, settings = training.training(Objective(methods.mean_flow_terms()), 2)
-    list(train.fit(*arguments, **settings))
+    run = training.loop.run_chunk
+    monkeypatch.setattr(training.loop, "run_chunk", lambda *given: seen.append(given) or run(*given))
+    arguments, settings = train_step.training_run(Objective(methods.mean_flow_terms()), 2)
+    list(training.fit(*arguments, **settings))
     monkeypatch.undo()
     (given,) = seen
-    bare = training.chunk_arguments(*arguments, settings, 2)
+    bare = train_step.chunk_arguments(*arguments, settings, 2)
     assert len(bare) == len(given)
     assert [type(each) for each in bare] == [type(each) for each in given]
     assert [each for each in bare if isinstance(each, float | int)] == [

@@ -1,5 +1,6 @@
 """`new`, `table`, `list` and `site`."""
 
+import json
 import re
 
 import nbformat
@@ -76,7 +77,7 @@ def test_the_list_groups_by_family_below_the_survey(landscape, capsys):
     heads = [lines.index(name) for name in ("compositional rule", "velocity", "distribution", "steering")]
     assert heads == sorted(heads)
     assert [lines[head + 1].split()[-1] for head in heads[1:]] == ["rectified", "drifting", "tilting"]
-    record.write(landscape / "replications" / "tilting.json", kept | {"family": "sterring"})
+    (landscape / "replications" / "tilting.json").write_text(json.dumps(kept | {"family": "sterring"}))
     assert main(["list"], landscape) == 2
     one_line(capsys, "tilting.json", "family must be one of flow map, velocity")
 

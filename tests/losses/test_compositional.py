@@ -18,15 +18,14 @@ from flowcore import (
     fmm,
     fmm_inverse,
     mean_flow,
-    pretrained,
     psd,
     soflow,
     squared,
-    taught,
+    teacher_target,
+    teacher_velocity,
     times,
 )
-from flowcore.calculus import d_dt
-from flowcore.cost import frozen
+from flowcore.calculus import d_dt, stop_gradients
 
 X = jnp.array([0.4, -1.1])
 
@@ -87,7 +86,7 @@ def test_the_two_jumps_are_the_targets_and_pass_no_gradient():
     def value(m, target):
         return squared(*psd(m, X, 0.9, 0.4, 0.2, v=None, target=target))
 
-    live, copied = (gradient(lambda m, of=of: value(m, of(m)), map) for of in (lambda m: m, frozen))
+    live, copied = (gradient(lambda m, of=of: value(m, of(m)), map) for of in (lambda m: m, stop_gradients))
     assert jnp.allclose(live, copied, rtol=1e-12, atol=1e-14)
     assert jnp.linalg.norm(gradient(lambda m: value(map, m), map)) == 0
     assert value(map, frozen_map) != value(map, map)
@@ -161,7 +160,9 @@ def test_progressive_distillation_is_a_shortcut_over_a_frozen_teachers_steps(s, 
 
 
 def test_with_a_teachers_jumps_the_teacher_is_the_solution():
-    loss = Objective((Term(psd, times.split(times.ordered()), target=pretrained, weight=lambda s, u, t: (s - t) ** 2),))
+    loss = Objective(
+        (Term(psd, times.split(times.ordered()), target=teacher_target, weight=lambda s, u, t: (s - t) ** 2),)
+    )
     exact, key = gaussian(), jax.random.key(2)
     x0 = jax.vmap(exact.sample)(jax.random.split(key, 64))
     slope = gradient(lambda m: loss(m, x0, target=m, teacher=exact, key=key)[0], disturbed(exact))
@@ -209,7 +210,7 @@ def test_a_wrong_variant_is_biased():
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda f: f.__name__)
 def test_with_the_exact_velocity_a_wrong_variant_is_not_stationary_at_the_exact_map(wrong):
-    exact, key, loss = gaussian(), jax.random.key(2), both_ways(wrong, taught)
+    exact, key, loss = gaussian(), jax.random.key(2), both_ways(wrong, teacher_velocity)
     x0 = jax.vmap(exact.sample)(jax.random.split(key, 64))
     slope = gradient(lambda m: loss(m, x0, target=m, teacher=exact, key=key)[0], disturbed(exact))
     assert jnp.linalg.norm(slope) > 1e-2

@@ -15,9 +15,9 @@ import pytest
 import scipy.special
 from jaxtyping import Array, Float
 
-from flowcore import AbstractFlowMap, EdmHeunMap, GaussianMap, HeunMap, MixtureMap, TangentMap, ct, times
+from flowcore import AbstractFlowMap, EdmHeunMap, GaussianMap, HeunMap, MixtureMap, TangentMap, ct, schedules
 from flowcore.path import conditional_velocity, interpolate
-from flowcore.sample import jump
+from flowcore.sample import equal_steps, jump
 
 # --- Gaussian data: the std of what is generated, as a share of the truth --------------------------------------------
 
@@ -39,7 +39,7 @@ class Multiple(AbstractFlowMap):
 
 
 @eqx.filter_jit
-def regression(k, s, u, solver, taught):
+def regression(k, s, u, solver, teacher_velocity):
     """The k at s whose k x_s is the least-squares fit to the right side of `ct`, when k is the one at u.
 
     Both sides are linear in x0 and eps, so the four points x0 = +-c, eps = +-1 have all the moments that count.
@@ -47,7 +47,7 @@ def regression(k, s, u, solver, taught):
 
     def both(point):
         x0, eps = point[:1], point[1:]
-        v = GAUSSIAN.velocity if taught else lambda x, s: conditional_velocity(x0, eps)
+        v = GAUSSIAN.velocity if teacher_velocity else lambda x, s: conditional_velocity(x0, eps)
         model = Multiple(jnp.ones(()))
         return ct(model, interpolate(x0, eps, s), s, u, 0.0, v=v, target=Multiple(k), solver=solver)
 
@@ -56,16 +56,18 @@ def regression(k, s, u, solver, taught):
 
 
 @eqx.filter_jit
-def std_ratio(grid, solver, taught):
+def std_ratio(grid, solver, teacher_velocity):
     def up(k, interval):
         u, s = interval
-        return regression(k, s, u, solver, taught), None
+        return regression(k, s, u, solver, teacher_velocity), None
 
     return jax.lax.scan(up, jnp.ones(()), (grid[:-1], grid[1:]))[0] / STD
 
 
-def std_ratios(solver, taught, intervals=INTERVALS):
-    return [float(std_ratio(times.even(jnp.linspace(0.0, 1.0, n + 1)), solver, taught)) for n in intervals]
+def std_ratios(solver, teacher_velocity, intervals=INTERVALS):
+    return [
+        float(std_ratio(schedules.even(jnp.linspace(0.0, 1.0, n + 1)), solver, teacher_velocity)) for n in intervals
+    ]
 
 
 def test_for_linear_f_consistency_training_is_distillation_by_euler_steps():
@@ -95,7 +97,7 @@ def test_on_karras_grid_the_released_step_is_of_second_order_too():
     """Between sigma = .002 and 80, where 17 steps are few: the std is 15 % short with Euler, 6 % long with Heun."""
 
     def errors(solver, exact=GAUSSIAN):
-        grids = [times.karras(jnp.linspace(0.0, 1.0, n + 1)) for n in (17, 136, 272)]
+        grids = [schedules.karras(jnp.linspace(0.0, 1.0, n + 1)) for n in (17, 136, 272)]
         return [
             std_ratio(grid, solver, True) * STD / exact.spread(grid[0]) * exact.spread(grid[-1]) - 1 for grid in grids
         ]
@@ -190,7 +192,7 @@ class Rest(AbstractFlowMap):
 @pytest.mark.parametrize("solver", [TangentMap, HeunMap])
 def test_what_distillation_converges_to_is_the_solver_over_the_whole_grid(solver):
     """Its sides agree exactly, in the table of no net: the bias of CD is that of the teacher's steps."""
-    levels, x = times.equal_steps(8), jnp.array([0.3])
+    levels, x = equal_steps(8), jnp.array([0.3])
     step = solver(MIXTURE.velocity)
     model, target = Rest(step, levels), Rest(step, levels[1:])
     left, right = ct(model, x, levels[0], levels[1], 0.0, v=MIXTURE.velocity, target=target, solver=solver)
@@ -209,9 +211,9 @@ KARRAS = {9: 0.453, 17: 0.334, 39: 0.246}
 @pytest.mark.parametrize(
     ("levels", "expected"),
     [
-        (times.even, FOUR_GRIDS),
-        (times.karras, KARRAS),
-        pytest.param(times.even, {128: 0.131, 256: 0.106}, marks=pytest.mark.slow),
+        (schedules.even, FOUR_GRIDS),
+        (schedules.karras, KARRAS),
+        pytest.param(schedules.even, {128: 0.131, 256: 0.106}, marks=pytest.mark.slow),
     ],
     ids=["even", "karras", "even and fine"],
 )
@@ -228,6 +230,6 @@ def test_where_f_is_curved_training_is_biased_far_beyond_the_step(levels, expect
 )
 def test_distillation_converges_at_the_order_of_its_solver(solver, order, expected):
     """No table is needed, so no resolution of one is in the way of the order."""
-    found = {n: rmse(FINE, distilled(solver, times.equal_steps(n))) for n in (8, 16, 32, 64, 128)}
+    found = {n: rmse(FINE, distilled(solver, equal_steps(n))) for n in (8, 16, 32, 64, 128)}
     assert [found[n] for n in (8, 16, 32)] == pytest.approx(expected, rel=0.02)
     assert found[64] / found[128] == pytest.approx(2**order, rel=0.1)

@@ -31,8 +31,8 @@ def test_the_velocity_source_gets_no_gradient_through_the_model_argument():
 def test_the_reversed_velocity_is_far_from_stationary():
     """The negative control of the z-score in test_methods: x0 - eps in place of eps - x0."""
 
-    def reverse(hand):
-        return lambda x, t: hand.x0 - hand.eps
+    def reverse(context):
+        return lambda x, t: context.x0 - context.eps
 
     z = z_scores(Objective((Term(flow_matching, times.diagonal(), velocity=reverse),)), gaussian(), batches=500)
     assert jnp.max(jnp.abs(z)) > 8

@@ -22,7 +22,7 @@ from flowcore import (
     mean_flow,
     methods,
     squared,
-    taught,
+    teacher_velocity,
     times,
 )
 from flowcore.calculus import along, d_ds, difference_along
@@ -70,7 +70,7 @@ WRONG = [
 ]
 
 
-def loss_gradient(equality, model, velocity=taught):
+def loss_gradient(equality, model, velocity=teacher_velocity):
     """Gradient of the loss on a fixed batch: two equalities with equal gradients here are the same method."""
     exact = gaussian()
     x0 = jax.vmap(exact.sample)(jax.random.split(jax.random.key(1), 64))

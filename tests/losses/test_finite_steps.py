@@ -19,9 +19,10 @@ from flowcore import (
     ctm,
     facm,
     mean_flow,
+    schedules,
     soflow,
     squared,
-    taught,
+    teacher_velocity,
     times,
 )
 from flowcore.calculus import along
@@ -131,12 +132,12 @@ def test_a_wrong_variant_does_not_hold_at_the_exact_map(equality):
 
 def test_with_few_steps_training_is_biased():
     """The exact map is not where consistency training rests: its step from the data is that of the wrong path."""
-    z = z_scores(Objective((Term(ct, times.neighbours(times.even, 4)),)), gaussian(), batches=2000)
+    z = z_scores(Objective((Term(ct, times.neighbours(schedules.even, 4)),)), gaussian(), batches=2000)
     assert jnp.max(jnp.abs(z)) > 8
 
 
 def test_with_few_euler_steps_distillation_is_biased_though_its_teacher_is_exact():
-    term = Term(ct, times.neighbours(times.even, 4), velocity=taught)
+    term = Term(ct, times.neighbours(schedules.even, 4), velocity=teacher_velocity)
     z = z_scores(Objective((term,)), gaussian(), batches=500)
     assert jnp.max(jnp.abs(z)) > 8
 
@@ -155,13 +156,13 @@ def loss_gradient(equality, law, weight=lambda *times: 1.0, velocity=conditional
 DISCRETE = {"ct": (ct, lambda s, u, t: 1 / ((s - u) * (s - t))), "soflow": (soflow, lambda *times: 1.0)}
 
 
-@pytest.mark.parametrize("velocity", [conditional, taught], ids=["conditional", "taught"])
+@pytest.mark.parametrize("velocity", [conditional, teacher_velocity], ids=["conditional", "teacher_velocity"])
 @pytest.mark.parametrize("name", DISCRETE)
 def test_the_gradient_tends_to_mean_flows_at_first_order_in_the_step(name, velocity):
     equality, weight = DISCRETE[name]
     limit = loss_gradient(mean_flow, times.ordered(), velocity=velocity)
     coarse, fine = (
-        jnp.linalg.norm(loss_gradient(equality, times.shrinking(times.ordered(), h), weight, velocity) - limit)
+        jnp.linalg.norm(loss_gradient(equality, times.shrinking_step(times.ordered(), h), weight, velocity) - limit)
         for h in (2e-4, 1e-4)
     )
     assert fine < 1e-3 * jnp.linalg.norm(limit)

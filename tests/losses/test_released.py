@@ -45,7 +45,7 @@ def lsd_none(theta, teacher, s, t, h, x):
 
 
 def esd_full(theta, teacher, s, t, h, x):
-    transported = jax.jacfwd(X, 3)(theta, s, t, x) @ v_theirs(teacher, s, s, x)
+    transported = jax.jacfwd(X, 3)(teacher, s, t, x) @ v_theirs(teacher, s, s, x)
     return jax.jacfwd(X, 1)(theta, s, t, x) + stop_gradient(transported)
 
 

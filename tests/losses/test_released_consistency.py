@@ -30,7 +30,7 @@ from flowcore import (
     pseudo_huber,
     soflow,
     squared,
-    taught,
+    teacher_velocity,
 )
 from flowcore.sample import jump
 
@@ -181,7 +181,7 @@ def absolute(left, right):
 
 
 MEAN_SQUARE = per_entry(squared)
-HEUN = {"equality": eqx.Partial(ct, solver=EdmHeunMap), "velocity": taught}
+HEUN = {"equality": eqx.Partial(ct, solver=EdmHeunMap), "velocity": teacher_velocity}
 AT_ZERO = sigma_grid(18, low=0.0)
 CONSISTENCY = {
     "ct l2": (
@@ -327,7 +327,7 @@ def ctm_term(solver):
     return Term(
         eqx.Partial(ctm, solver=solver, end=T_MIN),
         given(clock(FROM), clock(UPTO), clock(TO)),
-        velocity=taught,
+        velocity=teacher_velocity,
         distance=MEAN_SQUARE,
         weight=lambda s, u, t: 1 / (1 - T_MIN) ** 2,
     )
@@ -336,7 +336,7 @@ def ctm_term(solver):
 CTM = {
     "1 step": (lambda v: Steps(v, 1), teacher_steps(1)),
     "3 steps": (lambda v: Steps(v, 3), teacher_steps(3)),
-    "self-taught": (lambda v: flow_map(AVERAGED), lambda x, t, u: G(AVERAGED, x, t, u)),
+    "self-teacher_velocity": (lambda v: flow_map(AVERAGED), lambda x, t, u: G(AVERAGED, x, t, u)),
 }
 
 
@@ -485,7 +485,9 @@ def released_facm(distill, clip=1.0):
 @pytest.mark.parametrize("distill", [True, False], ids=["distill", "train"])
 def test_flow_anchored_consistency_models(distill):
     """The row of the table as it stands, its times given."""
-    loss = objective(method("FACM"), marginal=lambda key, n: 1 - FACM_T, velocity=taught if distill else conditional)
+    loss = objective(
+        method("FACM"), marginal=lambda key, n: 1 - FACM_T, velocity=teacher_velocity if distill else conditional
+    )
     assert_equal(ours(*loss.terms), released_facm(distill))
 
 

@@ -23,9 +23,9 @@ from flowcore import (
     per_entry,
     pid,
     squared,
-    taught,
+    teacher_velocity,
 )
-from flowcore.terms import own
+from flowcore.objectives.context import self_velocity
 
 ROWS, KEY = 24, jax.random.key(11)
 NET, AVERAGE, TEACHER = small_net(), small_net(2), small_net(1)
@@ -101,13 +101,13 @@ class Scaled(eqx.Module):
 def our_tvm(net, w, equality=lsd):
     s, t, q = times()
 
-    def guided(hand):
-        c = hand.eps - hand.x0
+    def guided(context):
+        c = context.eps - context.x0
         return lambda x, t: w * c + (1 - w) * AVERAGE(x, t, t)
 
     # the release leaves a terminal row out when s = t; ours is flow matching to the average there
     terminal = Term(
-        equality, given(s, t), velocity=own, distance=per_entry(squared), draw=0,
+        equality, given(s, t), velocity=self_velocity, distance=per_entry(squared), draw=0,
         weight=lambda s, t: jnp.where(s != t, 1.0, 0.0) / w**2,
     )  # fmt: skip
     flow = Term(
@@ -177,7 +177,7 @@ def released_pid(net, distance):
 def our_pid(net, distance):
     u, t = (sigma / (1 + sigma) for sigma in (SIGMA[INDEX], SIGMA[NEXT]))
     law = given(jnp.full(ROWS, 80 / 81), u, t)
-    term = Term(pid, law, velocity=taught, start=from_noise, distance=distance)
+    term = Term(pid, law, velocity=teacher_velocity, start=from_noise, distance=distance)
     model, teacher = AverageVelocityMap(net), AverageVelocityMap(TEACHER)
     return Objective((term,))(model, drawn()[0], target=model, teacher=teacher, key=KEY)[0]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from problems import small_net
 
-from flowcore import EndpointMap, Term, conditional, fmm, lmd, pretrained, psd, squared, taught
+from flowcore import EndpointMap, Term, conditional, fmm, lmd, psd, squared, teacher_target, teacher_velocity
 
 ROWS = 24
 
@@ -98,10 +98,12 @@ def ours(term, net, teacher):
 
 _, _, S, T = batch()
 PAIRS = {
-    "lmd": (Term(lmd, given(S, T), velocity=taught, distance=squared), released_lmd),
+    "lmd": (Term(lmd, given(S, T), velocity=teacher_velocity, distance=squared), released_lmd),
     "fmm": (Term(fmm, given(S, T), velocity=conditional, distance=squared), released_fmm),
     "pfmm": (
-        Term(psd, given(S, (S + T) / 2, T), target=pretrained, distance=squared, weight=lambda s, u, t: (s - t) ** 2),
+        Term(
+            psd, given(S, (S + T) / 2, T), target=teacher_target, distance=squared, weight=lambda s, u, t: (s - t) ** 2
+        ),
         released_pfmm,
     ),
 }

@@ -24,9 +24,9 @@ from flowcore import (
     guidance,
     improved_mean_flow,
     mean_flow,
-    own,
     per_entry,
     psd,
+    self_velocity,
     squared,
 )
 
@@ -67,8 +67,8 @@ def loss_of(*terms, target=None):
     """An objective as a function of theta; each term sees the noise that it draws."""
 
     def loss(theta):
-        trusted = ours(theta if target is None else target)
-        return Objective(terms)(ours(theta), X0, target=jax.tree.map(stop_gradient, trusted), key=KEY)[0]
+        self_target = ours(theta if target is None else target)
+        return Objective(terms)(ours(theta), X0, target=jax.tree.map(stop_gradient, self_target), key=KEY)[0]
 
     return loss
 
@@ -120,8 +120,8 @@ def test_mean_flow_with_guidance(omega, kappa):
     term = Term(
         mean_flow,
         given(S, T),
-        velocity=guidance.guided(omega, kappa),
-        condition=lambda hand: CONDITION,
+        velocity=guidance.guided_velocity(omega, kappa),
+        condition=lambda context: CONDITION,
         distance=adaptive(1.0, 0.01),
     )
     settings = {"power": 1.0, "offset": 0.01, "condition": CONDITION, "omega": omega, "kappa": kappa}
@@ -148,7 +148,7 @@ def test_improved_mean_flow(power, boundary, condition):
     """`boundary`: the velocity is trained too, on the same rows; else the second term has a value but no gradient."""
     settings = {"velocity": conditional, "distance": adaptive(power, 0.01), "draw": 0}
     if condition is not None:
-        settings |= {"velocity": guidance.guided_as_told, "condition": lambda hand: condition}
+        settings |= {"velocity": guidance.conditioned_guided_velocity, "condition": lambda context: condition}
     terms = [Term(improved_mean_flow, given(S, T), **settings)]
     terms += [Term(flow_matching, given(S, S), **settings)] if boundary else []
     row = functools.partial(improved_row, power=power, boundary=boundary, condition=condition)
@@ -209,5 +209,5 @@ def test_shortcut_models(teacher):
     jumps = (1 - TAU, 1 - TAU - D / 2, 1 - TAU - D)
     flow = (1 - TAU_FLOW, 1 - TAU_FLOW - 1 / 128)
     half = {"distance": per_entry(squared), "share": 0.5}
-    terms = (Term(psd, given(*jumps), velocity=own, **half), Term(shortest_jump, given(*flow), **half))
+    terms = (Term(psd, given(*jumps), velocity=self_velocity, **half), Term(shortest_jump, given(*flow), **half))
     assert_equal(loss_of(*terms, target=teacher), lambda theta: shortcut(theta, teacher))

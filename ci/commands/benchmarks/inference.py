@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from commands.benchmarks import training
+from commands.benchmarks import train_step
 from commands.benchmarks.timing import elapsed, in_turn, ratio, summary
-from flowcore.attention import chunked, plain
 from flowcore.maps import TangentMap
+from flowcore.networks.attention import chunked, plain
 from flowcore.sample import generate
 
 
@@ -36,9 +36,9 @@ def attention(rounds: int = 3, tokens: tuple = (1024, 2048, 4096, 16384)) -> dic
     return found
 
 
-def sampling(rounds: int = 15, batch: int = training.BATCH) -> dict:
+def sampling(rounds: int = 15, batch: int = train_step.BATCH) -> dict:
     """Samples in 1, 2 and 4 jumps against 64 Euler steps of the velocity of the same network."""
-    model, noise = training.network(), jax.random.normal(jax.random.key(3), (batch, 2))
+    model, noise = train_step.network(), jax.random.normal(jax.random.key(3), (batch, 2))
     calls = {f"{count}": (model, noise, count) for count in (1, 2, 4)}
     calls["ode"] = (TangentMap(model.velocity), noise, 64)
     seconds = in_turn({name: functools.partial(elapsed, generate, *call) for name, call in calls.items()}, rounds)

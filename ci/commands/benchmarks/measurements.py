@@ -3,7 +3,7 @@
 from commands.benchmarks.inference import attention, sampling
 from commands.benchmarks.peer import peers
 from commands.benchmarks.processes import compilation, scaling
-from commands.benchmarks.training import dealing, overhead, steps, utilisation, wide_steps
+from commands.benchmarks.train_step import dealing, overhead, steps, utilisation, wide_steps
 
 MEASUREMENTS = {
     measure.__name__: measure

@@ -6,11 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from commands.benchmarks import training
+from commands.benchmarks import train_step
 from commands.benchmarks.timing import in_turn, ratio, summary
-from commands.benchmarks.training import FLOW_MATCHING
+from commands.benchmarks.train_step import FLOW_MATCHING
 from flowcore import methods, times
-from flowcore.terms import Objective
+from flowcore.objectives.terms import Objective
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = ROOT / "build" / "peers"  # its environment
@@ -36,13 +36,13 @@ def peers(rounds: int = 5, length: int = 20, batches: int = 60) -> dict:
 
         def timed(name, terms, count, **layout):
             there = {"step": name, "steps": count} | layout
-            ours = training.step_seconds(Objective(terms()), count, model=training.network(**layout))
+            ours = train_step.step_seconds(Objective(terms()), count, model=train_step.network(**layout))
             return {f"{name}, there": lambda: ask(there), f"{name}, here": ours}
 
         found = {}
         for title, layout, names, count in (
             ("128 units", {"width": 128, "depth": 2}, COUNTERPARTS, length),
-            ("512 units", training.WIDE, (FLOW_MATCHING, "MeanFlow"), max(1, length // 5)),
+            ("512 units", train_step.WIDE, (FLOW_MATCHING, "MeanFlow"), max(1, length // 5)),
         ):
             calls = [timed(name, COUNTERPARTS[name], count, **layout) for name in names]
             seconds = in_turn({name: call for pair in calls for name, call in pair.items()}, rounds)

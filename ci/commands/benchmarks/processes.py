@@ -25,15 +25,15 @@ def process(code: str, *arguments, **environment: str) -> float:
 FIRST_CHUNK = """
 import time
 start = time.perf_counter()
-from commands.benchmarks import training
+from commands.benchmarks import train_step
 from flowcore import methods
-training.step_seconds(training.Objective(methods.mean_flow_terms()), 2)()
+train_step.step_seconds(train_step.Objective(methods.mean_flow_terms()), 2)()
 print(time.perf_counter() - start)
 """
 IMPORT = """
 import time
 start = time.perf_counter()
-from commands.benchmarks import training
+from commands.benchmarks import train_step
 print(time.perf_counter() - start)
 """
 
@@ -55,12 +55,12 @@ def compilation(rounds: int = 3) -> dict:
 
 ON_DEVICES = """
 import sys
-from commands.benchmarks import timing, training
-from flowcore import methods, train
-loss, length = training.Objective(methods.mean_flow_terms()), int(sys.argv[1])
-arguments, settings = training.training(loss, length, model=training.network(**training.WIDE))
-settings["devices"] = train.data_parallel()
-seconds = [timing.elapsed(lambda: [log for _, log in train.fit(*arguments, **settings)]) for _ in range(2)]
+from commands.benchmarks import timing, train_step
+from flowcore import methods, training
+loss, length = train_step.Objective(methods.mean_flow_terms()), int(sys.argv[1])
+arguments, settings = train_step.training_run(loss, length, model=train_step.network(**train_step.WIDE))
+settings["devices"] = training.data_parallel()
+seconds = [timing.elapsed(lambda: [log for _, log in training.fit(*arguments, **settings)]) for _ in range(2)]
 print(seconds[1] / length)
 """
 

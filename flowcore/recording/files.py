@@ -1,0 +1,114 @@
+"""The JSON file beside a notebook: its schema, reading it, and replacing it in one move.
+
+    {"title", "url", "family", "presets": {name: {"parameters", "metrics", "claims", "recorded"}}}
+
+The family says what the replication is a replication of, and with it which metrics it must record (`METRICS`).
+"""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from flowcore.recording.claims import VERDICTS
+
+DEFAULT_PRESET = "mixture"
+FAMILIES = ("flow map", "velocity", "distribution", "steering", "discrete", "manifold", "likelihood")
+METRICS = {  # what a record of a family cannot do without, beside `cost`
+    "flow map": ("endpoint_error_1", "energy_distance"),
+    "velocity": ("endpoint_error_1", "energy_distance"),
+    "distribution": ("endpoint_error_1", "energy_distance"),
+    "steering": ("energy_distance",),
+    "discrete": ("total_variation",),
+    "manifold": ("energy_distance",),
+    "likelihood": ("log_density_error_1",),
+}
+
+
+class RecordError(ValueError):
+    """A record that cannot be read; the message is one line naming the file and the key."""
+
+
+def is_number(value: object) -> bool:
+    """A finite int or float; a bool is neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def validate(record: object, path: Path | str) -> None:
+    """Raises RecordError naming `path` and the first key that does not fit the schema."""
+
+    def need(fits: bool, key: str, what: str):
+        if not fits:
+            raise RecordError(f"{path}: {key} must be {what}")
+
+    need(isinstance(record, dict), "the record", "an object with title, url and presets")
+    for key in ("title", "url"):
+        need(isinstance(record.get(key), str), key, "a string")
+    need(record.get("family", FAMILIES[0]) in FAMILIES, "family", f"one of {', '.join(FAMILIES)}")
+    presets = record.get("presets")
+    need(isinstance(presets, dict) and DEFAULT_PRESET in presets, "presets", f'an object with a "{DEFAULT_PRESET}"')
+    for name, preset in presets.items():
+        _validate_preset(preset, f"presets.{name}", need)
+
+
+def _validate_preset(preset: object, at: str, need) -> None:
+    need(isinstance(preset, dict) and isinstance(preset.get("parameters"), dict), f"{at}.parameters", "an object")
+    need("seed" not in preset["parameters"], f"{at}.parameters", "without seed: a band holds for every seed")
+    for key in preset:
+        known = ("parameters", "metrics", "claims", "recorded")
+        need(key in known, f"{at}.{key}", f"one of {', '.join(known)}")
+    if len(preset) == 1:
+        return  # not recorded yet
+    for key, kind in (("metrics", dict), ("claims", list), ("recorded", dict)):
+        need(isinstance(preset.get(key), kind), f"{at}.{key}", "an object" if kind is dict else "a list")
+    for key in ("date", "device"):
+        need(isinstance(preset["recorded"].get(key), str), f"{at}.recorded.{key}", "a string")
+    for name, metric in preset["metrics"].items():
+        _validate_metric(metric, f"{at}.metrics.{name}", need)
+    for index, claim in enumerate(preset["claims"]):
+        _validate_claim(claim, f"{at}.claims[{index}]", need)
+
+
+def _validate_metric(metric: object, at: str, need) -> None:
+    keys = ("mean", "spread", "band", "seeds")
+    need(isinstance(metric, dict) and set(metric) == set(keys), at, f"an object with {', '.join(keys)}")
+    for key in ("mean", "spread"):
+        need(is_number(metric[key]), f"{at}.{key}", "a finite number")
+    limits, seeds = metric["band"], metric["seeds"]
+    pair = isinstance(limits, list) and len(limits) == 2 and all(map(is_number, limits)) and limits[0] <= limits[1]
+    need(limits is None or pair, f"{at}.band", "null or [low, high]")
+    need(isinstance(seeds, list) and len(seeds) > 0 and all(map(is_number, seeds)), f"{at}.seeds", "a list of numbers")
+
+
+def _validate_claim(claim: object, at: str, need) -> None:
+    keys = ("claim", "measured", "verdict", "agree")
+    texts = isinstance(claim, dict) and set(claim) == set(keys) and all(isinstance(claim[key], str) for key in keys)
+    need(texts, at, f"an object of strings: {', '.join(keys)}")
+    need(claim["verdict"] in VERDICTS, f"{at}.verdict", f"one of {', '.join(VERDICTS)}")
+    need(re.fullmatch(r"\d+/\d+", claim["agree"]) is not None, f"{at}.agree", 'like "5/5"')
+
+
+def read(path: Path | str) -> dict:
+    """The record in the file. Raises RecordError, one line, when it is missing, not JSON or does not fit the schema."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no such record") from None
+    except ValueError as error:
+        raise RecordError(f"{path}: not JSON: {error}") from None
+    validate(record, path)
+    return record
+
+
+def write(path: Path | str, record: dict) -> None:
+    """Validates, then replaces the file."""
+    validate(record, path)
+    write_whole(path, record)
+
+
+def write_whole(path: Path | str, content: dict) -> None:
+    """Replaces a JSON file in one move: whoever reads it sees the old one or the new one."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
