@@ -106,6 +106,6 @@ def held(folder: Path, name: str, busy: str) -> Iterator[None]:
             file.seek(0)
             raise BadInput(f"{busy} by process {file.read().strip() or '?'}: wait for it, or end it") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, though nobody can read whose it is
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

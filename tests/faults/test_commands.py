@@ -82,8 +82,14 @@ ROWS = [
     # since a revision
     Row("since, and names", ["check", "paper", "--since", "HEAD"], 2, ["not both"]),
     Row("since nothing", ["check", "--since", ""], 2, ["revision", "''"], repository),
-    Row("since an option of git", ["check", "--since=--output=stolen"], 2, ["--output=stolen"], repository),
-    Row("since a short option", ["check", "--since=-z"], 2, ["'-z'"], repository),
+    Row(
+        "since an option of git",
+        ["check", "--since=--output=stolen"],
+        2,
+        ["takes a revision", "--output=stolen"],
+        repository,
+    ),
+    Row("since a short option", ["check", "--since=-z"], 2, ["takes a revision", "'-z'"], repository),
     Row("since an unknown revision", ["check", "--since", "nope"], 2, ["nope", "no such revision"], repository),
     Row("since a file", ["check", "--since", "HEAD:replications"], 2, ["HEAD:replications"], repository),
     Row("since two revisions", ["check", "--since", "HEAD..HEAD"], 2, ["HEAD..HEAD"], repository),
@@ -219,7 +225,8 @@ def release():
 def test_a_fault_is_said_in_one_line(row, tree, monkeypatch, capsys):
     judge(row, tree, monkeypatch, capsys)
     page = tree / "build" / "site" / "index.html"
-    assert not page.exists() or page.read_text() == "the old one"
+    if (tree / "notebooks" / "100_landscape.ipynb").exists():  # there was a site, and it is whole
+        assert page.read_text() == "the old one"
     assert not list(tree.rglob("*.part"))
 
 
