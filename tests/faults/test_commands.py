@@ -117,6 +117,7 @@ ROWS = [
     # records
     Row("no record", ["run", "paper"], 2, ["paper.json", "no such record"], lambda r, _: paper(r, ".json").unlink()),
     Row("a cut record", ["run", "paper"], 2, ["paper.json: not JSON"], holding(b"{", ".json")),
+    Row("a nested record", ["run", "paper"], 2, ["paper.json: not JSON"], holding(b"[" * 100_000, ".json")),
     Row("a record in Latin-1", ["run", "paper"], 2, ["paper.json", "utf-8"], holding(b'{"\xe9":1}', ".json")),
     Row("a folder for a record", ["run", "paper"], 1, ["paper.json", "directory"], folder(".json")),
     Row("a record without presets", ["run", "paper"], 2, ["presets"], replaced('"presets"', '"preset"', ".json")),
