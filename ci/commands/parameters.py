@@ -2,18 +2,19 @@
 
 One cell, tagged `parameters`, has a line for each: annotated, literal, commented. The comment may state a range,
 
-    steps: int = 4000  # training steps of the main run, >= 1
-    ablation_steps: int = 600  # training steps of each further run, >= 0; 0 for no such runs
-    diagonal: float = 0.5  # share of the rows on the diagonal, in [0, 1]
+    steps: int = 4000  # training steps of the main run, at least 1; fewer than 100 are a trial
+    rate: float = 2e-3  # peak rate of Adam, > 0
+    diagonal: float = 0.5  # share of the rows, in [0, 1], where source and target are one
     network: str = "mlp"  # backbone: one of mlp, dit, unet; the last two for images
 
 namely one of
 
-    >= N    > N    <= N    < N    in [A, B]    in (A, B]    in [A, B)    in (A, B)    one of WORD, WORD, ...
+    >= N    > N    <= N    < N    at least N    above N    at most N    below N
+    in [A, B]    in (A, B]    in [A, B)    in (A, B)    one of WORD, WORD, ...
 
-which begins the comment or follows a comma, a semicolon or a colon, and ends at a semicolon or with the comment. A
-round bracket excludes its end. Of a tuple the range is that of each entry. Anything else in a comment that compares
-with a number is refused, so that no range is overlooked.
+which begins the comment or follows a comma, a semicolon or a colon, and ends with the comment, at a semicolon or, but
+for the words, at a comma. A round bracket excludes its end. Of a tuple the range is that of each entry. Two ranges are
+refused, and so is a sign that compares with a number elsewhere in the comment, so that no range is overlooked.
 
 Without a word of it: a float is finite, an integer fits 32 bits, and a seed is in [0, 2147483648).
 """
@@ -33,10 +34,13 @@ from commands.errors import BadInput, first_line
 from flowcore import record
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
-CLAUSE = r"(?:^|[,;:]) *(?:{}) *(?=;|$)"
-BOUND = re.compile(CLAUSE.format(rf"(?P<relation>>=|<=|>|<) *(?P<bound>{NUMBER})"))
-INTERVAL = re.compile(CLAUSE.format(rf"in (?P<left>[\[(]) *(?P<low>{NUMBER}), *(?P<high>{NUMBER}) *(?P<right>[\])])"))
-CHOICES = re.compile(CLAUSE.format(r"one of (?P<words>\w[\w.+-]*(?:, *\w[\w.+-]*)+)"))
+CLAUSE = r"(?:^|[,;:]) *(?:{}) *(?=[{}]|$)"
+SIGNS = {"at least": ">=", "above": ">", "at most": "<=", "below": "<"}
+RELATION = rf"(?P<relation>>=|<=|>|<|{'|'.join(SIGNS)})"
+BOUND = re.compile(CLAUSE.format(rf"{RELATION} *(?P<bound>{NUMBER})", ",;"))
+ENDS = rf"in (?P<left>[\[(]) *(?P<low>{NUMBER}), *(?P<high>{NUMBER}) *(?P<right>[\])])"
+INTERVAL = re.compile(CLAUSE.format(ENDS, ",;"))
+CHOICES = re.compile(CLAUSE.format(r"one of (?P<words>\w[\w.+-]*(?:, *\w[\w.+-]*)+)", ";"))
 COMPARISON = re.compile(rf"(?:>=|<=|>|<) *{NUMBER}|\bin [\[(] *{NUMBER}")
 END = 2**31  # of what 32 bits hold
 
@@ -94,21 +98,25 @@ def refuse_out_of_range(name: str, value: object, comment: str = "") -> None:
         raise BadInput(f"parameter {name} must be in [0, {END}), not {shown(value)}")
     if isinstance(value, int) and number and not -END <= value < END:
         raise BadInput(f"parameter {name} must fit 32 bits: in [{-END}, {END}), not {shown(value)}")
-    bound, interval, choices = BOUND.search(comment), INTERVAL.search(comment), CHOICES.search(comment)
-    comparisons = COMPARISON.findall(comment)
-    if len(comparisons) != bool(bound or interval) or (choices and comparisons):
-        raise BadInput(f"the comment of parameter {name} states a range that cannot be read: {', '.join(comparisons)}")
-    if bound:
-        wanted, fits = f"{bound['relation']} {bound['bound']}", number and compares(value, *bound.groups())
-    elif interval:
-        left, low, high, right = interval.groups()
+    bounds, intervals, choices = (list(clause.finditer(comment)) for clause in (BOUND, INTERVAL, CHOICES))
+    stated = [*bounds, *intervals, *choices]
+    signs = [clause for clause in stated if COMPARISON.search(clause[0])]
+    compared = COMPARISON.findall(comment)
+    if len(stated) > 1 or len(compared) != len(signs):
+        odd = ", ".join(compared or [clause[0].lstrip(",;: ") for clause in stated])
+        raise BadInput(f"the comment of parameter {name} states a range that cannot be read: {odd}")
+    if not stated:
+        return
+    if bounds:
+        relation = SIGNS.get(bounds[0]["relation"], bounds[0]["relation"])
+        wanted, fits = f"{relation} {bounds[0]['bound']}", number and compares(value, relation, bounds[0]["bound"])
+    elif intervals:
+        left, low, high, right = intervals[0].groups()
         above = number and compares(value, ">=" if left == "[" else ">", low)
         wanted, fits = f"in {left}{low}, {high}{right}", above and compares(value, "<=" if right == "]" else "<", high)
-    elif choices:
-        words = choices["words"].replace(" ", "").split(",")
-        wanted, fits = f"one of {', '.join(words)}", str(value) in words
     else:
-        return
+        words = choices[0]["words"].replace(" ", "").split(",")
+        wanted, fits = f"one of {', '.join(words)}", str(value) in words
     if not fits:
         raise BadInput(f"parameter {name} must be {wanted}, not {shown(value)}")
 

@@ -81,12 +81,14 @@ EPILOG = """\
 The output is named after what was asked: build/PAPER.PRESET.NAME=VALUE.ipynb, with a hash where that is long.
 
 Parameters are those of section 3, the cell tagged `parameters`. A line of it may state a range in its comment:
-    steps: int = 4000  # training steps, >= 1
-    runs: int = 600  # training steps of each further run, >= 0; 0 for no such runs
-    diagonal: float = 0.5  # share of the rows, in [0, 1]
+    steps: int = 4000  # training steps, at least 1; fewer than 100 are a trial
+    rate: float = 2e-3  # peak rate of Adam, > 0
+    diagonal: float = 0.5  # share of the rows, in [0, 1], where source and target are one
     network: str = "mlp"  # backbone: one of mlp, dit, unet; the last two for images
-that is  >= N  > N  <= N  < N  in [A, B]  in (A, B]  in [A, B)  in (A, B)  or  one of WORD, WORD, ...
-It begins the comment or follows a comma, a semicolon or a colon, and ends at a semicolon or with the comment; of a
-tuple it is the range of each entry. Without it: a float is finite, an integer fits 32 bits, and a seed is in
-[0, 2147483648). A value outside is refused before a kernel starts.
+that is one of
+    >= N    > N    <= N    < N    at least N    above N    at most N    below N
+    in [A, B]    in (A, B]    in [A, B)    in (A, B)    one of WORD, WORD, ...
+It begins the comment or follows a comma, a semicolon or a colon, and ends with the comment, at a semicolon or, but for
+the words, at a comma; of a tuple it is the range of each entry. Without it: a float is finite, an integer fits 32
+bits, and a seed is in [0, 2147483648). A value outside is refused before a kernel starts.
 """

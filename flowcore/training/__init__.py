@@ -2,5 +2,5 @@
 Orbax, which the core does without."""
 
 from flowcore.training.devices import Devices, data_parallel, fully_sharded
-from flowcore.training.loop import CHUNK, Diverged, State, begin, chunk_length, chunks, collect, fit
+from flowcore.training.loop import CHUNK, Diverged, State, begin, chunk_length, collect, fit
 from flowcore.training.recipe import TRIAL, Recipe, adam

@@ -134,7 +134,7 @@ def fit(
     average_decay: float = 0.999,
     target_decay: Curriculum = 0.0,
     devices: Devices | None = None,
-) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
+) -> "Chunks":
     """Train until `state.step` is `steps`, yielding `(state, log)` after every chunk.
 
     `objective(model, examples, target=, teacher=, progress=, key=) -> (loss, {term: loss})`; one that takes `step=` is
@@ -151,7 +151,27 @@ def fit(
     that is no flow map, a batch that the devices cannot share.
     """
     refuse_settings(state, optimiser, steps, chunk, teacher, target_decay)
-    return chunks_of(state, objective, source, optimiser, steps, chunk, teacher, (average_decay, target_decay), devices)
+    done = int(np.ravel(state.step)[0])
+    length = chunk_length(steps, chunk)  # that of a run from the start, where it leads here: the same program
+    if done % length:
+        length = chunk_length(steps - done, chunk)
+    decays = average_decay, target_decay
+    chunks = train_chunks(state, objective, source, optimiser, steps, length, teacher, decays, devices)
+    return Chunks(chunks, max(0, steps - done) // length)
+
+
+class Chunks(Iterator):
+    """The chunks of a run, `(state, log)` each, and how many are left: so that a progress bar has an end."""
+
+    def __init__(self, chunks: Iterator, count: int):
+        self.chunks, self.count = chunks, count
+
+    def __next__(self) -> tuple[State, dict[str, np.ndarray]]:
+        self.count -= 1
+        return next(self.chunks)
+
+    def __len__(self) -> int:
+        return max(0, self.count)
 
 
 def refuse_settings(state: State, optimiser, steps: int, chunk: int, teacher, target_decay: Curriculum) -> None:
@@ -168,12 +188,9 @@ def refuse_settings(state: State, optimiser, steps: int, chunk: int, teacher, ta
         raise ValueError("the state was begun with another optimiser: give `begin` and `fit` the same")
 
 
-def chunks_of(state, objective, source, optimiser, steps, chunk, teacher, decays, devices):
+def train_chunks(state, objective, source, optimiser, steps, length, teacher, decays, devices):
     """The generator behind `fit`."""
     done = int(np.ravel(state.step)[0])
-    length = chunk_length(steps, chunk)  # that of a run from the start, where it leads here: the same program
-    if done % length:
-        length = chunk_length(steps - done, chunk)
     decays = tuple(decay if callable(decay) else jnp.asarray(decay) for decay in decays)
     if devices is not None:
         state = devices.place(state)
@@ -191,11 +208,6 @@ def chunks_of(state, objective, source, optimiser, steps, chunk, teacher, decays
 def chunk_length(steps: int, at_most: int = CHUNK) -> int:
     """The largest divisor of `steps` up to `at_most`: equal chunks compile once."""
     return next((length for length in range(min(steps, at_most), 0, -1) if steps % length == 0), 1)
-
-
-def chunks(steps: int, at_most: int = CHUNK) -> int:
-    """How many times `fit` yields: the total of its progress bar."""
-    return steps // chunk_length(steps, at_most)
 
 
 def refuse_non_finite(log: dict[str, np.ndarray], done: int, source=None, drawn=None) -> None:
@@ -218,12 +230,16 @@ def finite(source, indices) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves if eqx.is_inexact_array(leaf))
 
 
-def collect(loop: Iterator[tuple[State, dict]], progress: Callable = iter) -> tuple[State, dict[str, np.ndarray]]:
+def collect(loop: Iterator, label: str = "") -> tuple[State, dict[str, np.ndarray]]:
     """Runs `fit` to its end: the last state, and each log as one array over all steps.
 
-    `progress` wraps the chunks, e.g. `tqdm`."""
+    With a `label` a progress bar shows the chunks, which needs tqdm (`pip install 'flowcore[notebooks]'`)."""
+    if label:
+        from tqdm.auto import tqdm
+
+        loop = tqdm(loop, desc=label, leave=False)
     logs, last = [], None
-    for state, log in progress(loop):
+    for state, log in loop:
         last = state
         logs.append(log)
     return last, {name: np.concatenate([log[name] for log in logs], axis=-1) for name in logs[0]}
