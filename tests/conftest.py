@@ -1,7 +1,12 @@
 """Every test runs in float64 with strict promotion: "equal" means equal to rounding, and a silent cast is red."""
 
+import sys
+from pathlib import Path
+
 import jax
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ci"))  # where the package `commands` lies
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -16,12 +16,10 @@ import pytest
 import websocket  # a dependency of JupyterLab's server
 from problems import free_port
 
+from commands.__main__ import main
 from flowcore import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "ci"))
-import replicate  # noqa: E402
-
 pytestmark = pytest.mark.slow
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]  # Debian's, then Google's names
 HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -34,7 +32,7 @@ def chromium():
 
 
 def test_a_browser_shows_the_front_page_and_a_replication(chromium):
-    assert replicate.main(["site"]) == 0
+    assert main(["site"]) == 0
 
     def seen(page):
         options = [*HEADLESS, "--virtual-time-budget=5000", "--dump-dom"]

@@ -7,7 +7,6 @@ import ast
 import copy
 import io
 import re
-import sys
 import tokenize
 from pathlib import Path
 
@@ -15,14 +14,13 @@ import nbformat
 import pytest
 from problems import prepare_fake_fashion
 
+from commands.__main__ import main
+from commands.notebooks import code_cells, failure, tagged
+from commands.tree import TEMPLATE
 from flowcore import record
 from flowcore.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "ci"))
-import replicate  # noqa: E402
-from replicate import TEMPLATE, code_cells, failure, tagged  # noqa: E402
-
 REPLICATIONS = ROOT / "replications"
 PAPERS = sorted(path.stem for path in REPLICATIONS.glob("*.ipynb"))
 READING = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != TEMPLATE)
@@ -208,7 +206,7 @@ def test_the_preset_for_accelerators_runs_at_its_smallest(paper, tmp_path, monke
     small |= {name: 2 for name in ("guided_steps", "weak_steps") if name in given}
     small |= {"levels": 2} if "levels" in given else {}  # else sampling in 1 to 128 steps takes ten minutes
     assignments = [word for name, value in small.items() for word in ("-p", name, str(value))]
-    assert replicate.main(["run", paper, "--preset", "images", *assignments]) == 0
+    assert main(["run", paper, "--preset", "images", *assignments]) == 0
 
 
 # --- the guards can fail -------------------------------------------------------------------------------------------

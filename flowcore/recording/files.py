@@ -95,7 +95,7 @@ def read(path: Path | str) -> dict:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such record") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {error}") from None
     validate(record, path)
     return record

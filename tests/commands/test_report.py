@@ -1,10 +1,12 @@
+"""The table and the figure of the benchmarks."""
+
 import json
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-from flowcore import bench, report
+from commands.benchmarks import NAMES, report
 
 HERE = {"date": "2026-01-01", "device": "cpu (here)", "versions": {"jax": "1.2.3"}, "load": 0.04}
 
@@ -41,7 +43,7 @@ def test_a_number_that_is_missing_is_named():
 
 
 def test_every_line_is_of_a_measurement_and_every_measurement_has_a_line():
-    assert {line.measurement for line in report.LINES} == set(bench.MEASUREMENTS)
+    assert {line.measurement for line in report.LINES} == set(NAMES)
 
 
 def test_the_figure_has_a_bar_and_a_mark_per_method():
@@ -55,7 +57,7 @@ def test_the_figure_has_a_bar_and_a_mark_per_method():
 
 def test_the_record_that_is_here_is_the_table_of_the_readme():
     """A table that was typed, or a record that was changed after it, is red."""
-    root = Path(report.__file__).resolve().parent.parent
+    root = Path(report.__file__).resolve().parents[3]
     place = root / "ci" / "bench.json"
     if not place.exists():
         pytest.skip("nothing is recorded yet: ci/replicate bench")

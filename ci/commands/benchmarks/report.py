@@ -1,6 +1,6 @@
 """What the benchmarks say, for README: a table of goals against what was measured, and a figure of the steps.
 
-`recorded` is the content of `ci/bench.json`: per measurement of `flowcore.bench`, where and when, and its numbers.
+`recorded` is the content of `ci/bench.json`: per measurement, where and when, and its numbers.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from commands.benchmarks.peer import PROVEN
 from flowcore import plots
-from flowcore.bench import PROVEN
 
 
 class Line(NamedTuple):

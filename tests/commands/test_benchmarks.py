@@ -6,7 +6,10 @@ import time
 import jax
 import pytest
 
-from flowcore import Objective, bench, methods, training
+from commands import benchmarks
+from commands.benchmarks import peer, processes, timing, train_step
+from commands.benchmarks.measurements import MEASUREMENTS
+from flowcore import Objective, methods, training
 
 TINY = {
     "wide_steps": {"rounds": 1, "length": 1},
@@ -45,27 +48,28 @@ def refuse_odd(found, *, signed=False):
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """And as the trainer is tested, for optax promotes."""
-    monkeypatch.setattr(bench, "WIDE", {"width": 16, "depth": 1})
-    monkeypatch.setattr(bench, "BATCH", 8)
+    monkeypatch.setattr(train_step, "WIDE", {"width": 16, "depth": 1})
+    monkeypatch.setattr(train_step, "BATCH", 8)
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 def test_every_measurement_is_tried_here():
-    assert set(TINY) | set(SLOW) == set(bench.MEASUREMENTS)
+    assert set(TINY) | set(SLOW) == set(MEASUREMENTS)
+    assert tuple(MEASUREMENTS) == benchmarks.NAMES
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_measurement_is_made_of_numbers(name):
-    refuse_odd(bench.MEASUREMENTS[name](**TINY[name]), signed=name == "overhead")
+    refuse_odd(MEASUREMENTS[name](**TINY[name]), signed=name == "overhead")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_long_measurement_is_made_of_numbers(name):
-    if name == "peers" and not (bench.PEER / "bin" / "python").exists():
+    if name == "peers" and not (peer.PEER / "bin" / "python").exists():
         pytest.skip("ci/replicate bench peers makes the environment of the peer")
-    refuse_odd(bench.MEASUREMENTS[name](**SLOW[name]))
+    refuse_odd(MEASUREMENTS[name](**SLOW[name]))
 
 
 def test_what_is_compared_is_timed_in_turn_and_once_before():
@@ -74,21 +78,23 @@ def test_what_is_compared_is_timed_in_turn_and_once_before():
     def timed(name):
         return lambda: called.append(name) or float(len(called))
 
-    seconds = bench.in_turn({"a": timed("a"), "b": timed("b")}, rounds=3)
+    seconds = timing.in_turn({"a": timed("a"), "b": timed("b")}, rounds=3)
     assert called == ["a", "b"] * 4
     assert seconds == {"a": [3, 5, 7], "b": [4, 6, 8]}
 
 
 def test_a_drift_that_hits_both_alike_leaves_the_ratio():
     drift = [1.0, 5.0, 0.2]
-    found = bench.ratio([2 * each for each in drift], drift)
+    found = timing.ratio([2 * each for each in drift], drift)
     assert found == {"median": 2, "low": 2, "high": 2, "rounds": 3}
 
 
 def test_mean_flow_costs_a_third_more_flops_than_flow_matching():
     """4 forward passes over 3, on a network where products dominate."""
-    wide = bench.network(width=256)
-    costs = [bench.step_flops(Objective(f()), wide) for f in (methods.flow_matching_terms, methods.mean_flow_terms)]
+    wide = train_step.network(width=256)
+    costs = [
+        train_step.step_flops(Objective(f()), wide) for f in (methods.flow_matching_terms, methods.mean_flow_terms)
+    ]
     assert costs[1] / costs[0] == pytest.approx(4 / 3, abs=0.05)
 
 
@@ -97,11 +103,11 @@ def test_the_bare_chunk_is_the_chunk_that_fit_runs(monkeypatch):
     seen = []
     run = training.loop.run_chunk
     monkeypatch.setattr(training.loop, "run_chunk", lambda *given: seen.append(given) or run(*given))
-    arguments, settings = bench.training_run(Objective(methods.mean_flow_terms()), 2)
+    arguments, settings = train_step.training_run(Objective(methods.mean_flow_terms()), 2)
     list(training.fit(*arguments, **settings))
     monkeypatch.undo()
     (given,) = seen
-    bare = bench.chunk_arguments(*arguments, settings, 2)
+    bare = train_step.chunk_arguments(*arguments, settings, 2)
     assert len(bare) == len(given)
     assert [type(each) for each in bare] == [type(each) for each in given]
     assert [each for each in bare if isinstance(each, float | int)] == [
@@ -111,12 +117,12 @@ def test_the_bare_chunk_is_the_chunk_that_fit_runs(monkeypatch):
 
 def test_a_process_that_fails_says_so_in_one_line():
     with pytest.raises(RuntimeError, match="a process of the benchmark failed: ValueError: no"):
-        bench.process("raise ValueError('no')")
+        processes.process("raise ValueError('no')")
 
 
 def test_a_peer_that_is_missing_names_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "PEER", tmp_path)
-    with pytest.raises(FileNotFoundError, match="ci/replicate bench peers makes it"), bench.peer():
+    monkeypatch.setattr(peer, "PEER", tmp_path)
+    with pytest.raises(FileNotFoundError, match="ci/replicate bench peers makes it"), peer.peer():
         pass
 
 
@@ -125,4 +131,4 @@ def test_seconds_are_those_until_the_answer_is_there():
         def block_until_ready(self):
             time.sleep(0.05)
 
-    assert bench.elapsed(Late) > 0.05
+    assert timing.elapsed(Late) > 0.05

@@ -1,0 +1,178 @@
+"""`check`: recorded notebooks rerun as they are and compared by nbval, with a line for everything that disagrees."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from commands import notebooks
+from commands.errors import BadInput, Failed, NotebookFailed, first_line
+from commands.execution import require_device, share_cores
+from commands.tree import TEMPLATE, Tree
+from flowcore import record
+
+JOBS = 2
+COLOUR = re.compile(r"(?:\x1b|#x1B)\[[0-9;]*m")  # pytest writes the escape so in XML, which has none
+
+
+def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
+    """nbval on the notebooks as they are. It passes on cells that were never run, so these are refused before; and so
+    is a record that cannot be read."""
+    if since is not None and papers:
+        raise BadInput("say which replications, or --since a revision, not both")
+    chosen = tree.choose(papers or ["all"]) if since is None else touched(tree, since)
+    if since is not None and not chosen:
+        print(f"no replication has changed since {since}")
+        return 0
+    if not chosen:
+        raise BadInput("there is no replication to check yet")
+    for paper in chosen:
+        if tree.keeps_record(paper):
+            record.read(tree.record(paper))
+    for paper in chosen:
+        refuse_unrecorded(tree, paper)
+    require_device()
+    share_cores(JOBS)
+    failures = list(rerun(tree, [tree.notebook(paper) for paper in chosen]))
+    for failure in failures:
+        print(f"replicate: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def refuse_unrecorded(tree: Tree, paper: str) -> None:
+    """Raises NotebookFailed for what nbval would pass over."""
+    notebook = notebooks.read(tree.notebook(paper))
+    cells = notebooks.code_cells(notebook)
+    compared = cells and notebooks.tagged(cells[-1], "nbval-check-output") and cells[-1]["outputs"]
+    reason = notebooks.failure(notebook) or (None if cells else "it has no code")
+    if not reason and tree.keeps_record(paper) and not compared:
+        reason = "the last cell must be tagged nbval-check-output and have its output"
+    if reason:
+        raise NotebookFailed(f"{paper}.ipynb, {reason}; ci/replicate record {paper}")
+
+
+# --- what has changed ----------------------------------------------------------------------------------------------
+
+
+def touched(tree: Tree, revision: str) -> list[str]:
+    """The notebooks that changed since a revision of git, or whose record did; every replication when the code did, or
+    when the revision is that of nothing: what GitHub calls the one before a new branch is all zeros."""
+    if re.fullmatch(r"0{40}|0{64}", revision):
+        return tree.papers()
+    if not revision or revision.startswith("-") or "\0" in revision:
+        raise BadInput(f"--since takes a revision of git, such as origin/main, not {revision!r}")
+    found = git(tree, revision, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = found.split()[-1]  # git before 2.30 repeats --end-of-options
+    # unquoted and apart by zeros: a name may hold anything else
+    names = git(tree, revision, "diff", "--name-only", "-z", "--end-of-options", f"{commit}...HEAD")
+    changed = [Path(name) for name in names.split("\0") if name]
+    folders = {tree.folder("0").name, tree.replications.name}
+    stems = {path.stem for path in changed if path.parent.name in folders}
+    if any(path.parent.name not in folders and path.suffix != ".md" for path in changed):
+        stems |= set(tree.papers())
+    return sorted(stem for stem in stems - {TEMPLATE} if tree.notebook(stem).exists())
+
+
+def git(tree: Tree, revision: str, *arguments: str) -> str:
+    """What git prints. Raises Failed where it cannot be used, BadInput when it does not know the revision."""
+    try:
+        done = subprocess.run(["git", "-C", tree.root, *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Failed("git: not found, and --since needs it: install it, or name the replications") from None
+    if "dubious ownership" in done.stderr:
+        remedy = f"git config --global --add safe.directory {tree.root}"
+        raise Failed(f"{tree.root}: git does not trust a repository of somebody else; if you do: {remedy}")
+    if "not a git repository" in done.stderr:
+        raise Failed(f"{tree.root}: not a git repository, and --since needs one: name the replications")
+    if done.returncode:
+        reason = first_line(done.stderr) or "no such revision (a shallow clone has only some: git fetch --unshallow)"
+        raise BadInput(f"git cannot compare with {revision!r}: {reason}")
+    return done.stdout
+
+
+# --- nbval ---------------------------------------------------------------------------------------------------------
+
+
+def rerun(tree: Tree, paths: list[Path]) -> Iterator[str]:
+    """A line per failure."""
+    # Its own (empty) configuration: the repository's turns warnings into errors, which is for tests/ only.
+    pytest = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", tree.root, "-p", "no:cacheprovider"]
+    pytest += ["-q", "--tb=no", "-rN", "--color=no"]
+    nbval = ["--nbval-lax", "--nbval-cell-timeout", "3600", "-n", str(JOBS), "--dist", "loadscope"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        code = subprocess.run([*pytest, *nbval, f"--junitxml={report}", *paths]).returncode
+        if not code:
+            return
+        said = []
+        with contextlib.suppress(OSError, ElementTree.ParseError):  # pytest was ended before it had written all of it
+            said = list(failures(tree, paths, report.read_text(encoding="utf-8")))
+    yield from said or [
+        f"pytest ended with {code} and does not say why; the notebooks: {', '.join(p.stem for p in paths)}"
+    ]
+
+
+def failures(tree: Tree, paths: list[Path], report: str) -> Iterator[str]:
+    """What a report of pytest holds, a line each: every metric and claim that disagrees, and of cells that failed the
+    first of each notebook, since those below it mostly fail in its wake."""
+    cases = list(ElementTree.fromstring(report).iter("testcase"))
+    for path in paths:
+        name = path.relative_to(tree.root).as_posix()
+        mine = [case for case in cases if belongs(case, name) and case_text(case)]
+        judged = [case for case in mine if "OutOfBand: " in case_text(case)]
+        broken = [case for case in mine if case not in judged]
+        if broken:
+            below = f" (and {len(broken) - 1} below)" if len(broken) > 1 else ""
+            yield f"{path.stem}: {in_words(path, broken[0])}{below}"
+        for case in judged:
+            yield from (f"{path.stem}: {line}" for line in disagreements(tree, path.stem, case_text(case)))
+
+
+def belongs(case: ElementTree.Element, name: str) -> bool:
+    return case.get("classname") == name.replace("/", ".")
+
+
+def case_text(case: ElementTree.Element) -> str:
+    """The traceback of a case that failed, without colours; '' of one that passed."""
+    found = [element.text or "" for kind in ("failure", "error") for element in case.iter(kind)]
+    return COLOUR.sub("", "\n".join(found)) or ("it failed" if found else "")
+
+
+def disagreements(tree: Tree, paper: str, text: str) -> Iterator[str]:
+    """Every metric and claim that `record.check` names, with the band beside the metric."""
+    message = re.findall(r"OutOfBand: (.+)", text)[-1]
+    metrics = {}
+    for preset in tree.presets(paper).values():  # the default preset is the first to be looked at
+        metrics = preset.get("metrics", {}) | metrics
+    for part in re.split(r"; (?=[\w.]+: |claim ['\"])", message):
+        name = part.partition(":")[0]
+        if name in metrics:
+            limits = metrics[name]["band"]
+            band = f"band [{limits[0]:.4g}, {limits[1]:.4g}]" if limits else f"exactly {metrics[name]['mean']:g}"
+            part = f"{part.removesuffix(' OUT OF BAND')}, {band}"
+        yield part
+
+
+def in_words(path: Path, case: ElementTree.Element) -> str:
+    """Where a cell failed, and its error."""
+    text = case_text(case)
+    notebook = notebooks.read(path)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    number = re.search(r"Cell (\d+)", case.get("name", ""))
+    errors = re.findall(r"^(\w[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)$", text, re.M)
+    reason = first_line(errors[-1] if errors else text)
+    if number is None or int(number[1]) >= len(cells):
+        return reason
+    return notebooks.place(cells[int(number[1])], notebooks.headings(notebook), reason)
+
+
+def add(verbs) -> None:
+    verb = verbs.add_parser("check", help="rerun recorded notebooks as they are and compare (nbval)")
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="default: all")
+    verb.add_argument("--since", metavar="REVISION", help="those that changed since; all, when the code did")
+    verb.set_defaults(command=lambda asked, tree: check(tree, asked.papers, asked.since))

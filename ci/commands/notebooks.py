@@ -1,0 +1,90 @@
+"""What is read in a notebook before and after it is executed.
+
+Reading takes plain JSON, so that a wrong command is answered without nbformat, whose import takes most of a second.
+Every function takes the cells of either, which are dictionaries both.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from commands import files
+from commands.errors import BadInput, first_line
+
+
+def read(path: Path) -> dict:
+    """The notebook as plain dictionaries, every source as one text. Raises BadInput for what is no notebook."""
+    try:
+        notebook = json.loads(files.read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not a notebook: not JSON: {first_line(str(error))}") from None
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    if not isinstance(cells, list) or not all(map(is_cell, cells)):
+        raise BadInput(f"{path} is not a notebook: it needs a list of cells, each with a type, source and metadata")
+    if notebook.get("nbformat") != 4:
+        raise BadInput(f"{path} is not a notebook of format 4, but of {notebook.get('nbformat')}")
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+    return notebook
+
+
+def is_cell(cell: object) -> bool:
+    """What the functions below read is there; nbformat has the last word when the notebook is executed."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
+        return False
+    source = cell.get("source")
+    text = isinstance(source, str) or isinstance(source, list) and all(isinstance(line, str) for line in source)
+    outputs = cell.get("outputs", None if cell.get("cell_type") == "code" else [])
+    return text and isinstance(outputs, list) and all(isinstance(o, dict) and "output_type" in o for o in outputs)
+
+
+def load(path: Path):
+    """The notebook as nbformat validates and writes it. Raises BadInput for what is no notebook."""
+    import nbformat
+
+    try:
+        return nbformat.reads(files.read_text(path), as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
+        raise BadInput(f"{path} is not a notebook: {first_line(str(error))}") from None
+
+
+def write(path: Path, notebook) -> None:
+    """Replaces the notebook in one move."""
+    import nbformat
+
+    text = nbformat.writes(notebook)
+    files.write(path, text if text.endswith("\n") else f"{text}\n")
+
+
+def tagged(cell: dict, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    """The cells that a kernel runs; it skips empty ones."""
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"].strip()]
+
+
+def headings(notebook: dict) -> dict[str, str]:
+    """Cell id -> the heading above the cell."""
+    heading, above = "top", {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            heading = next((m[1] for m in reversed(list(re.finditer(r"^#+ +(.+)$", cell["source"], re.M)))), heading)
+        above[cell.get("id")] = heading
+    return above
+
+
+def failure(notebook: dict) -> str | None:
+    """The first code cell that failed or never ran, with the reason; None when all is well."""
+    above = headings(notebook)
+    for cell in code_cells(notebook):
+        error = next((output for output in cell["outputs"] if output["output_type"] == "error"), None)
+        if error is not None or cell.get("execution_count") is None:
+            reason = f"{error['ename']}: {first_line(error['evalue'])}" if error else "was not executed"
+            return place(cell, above, reason)
+    return None
+
+
+def place(cell: dict, above: dict[str, str], reason: str) -> str:
+    return f"section '{above.get(cell.get('id'), 'given parameters')}', cell `{first_line(cell['source'])}`: {reason}"

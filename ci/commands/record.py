@@ -1,0 +1,236 @@
+"""`record`: a notebook measured over seeds, into its JSON file; and `refresh`: notebooks executed in place."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from commands import files, notebooks, parameters
+from commands.arguments import positive
+from commands.errors import BadInput, NotebookFailed, first_line
+from commands.execution import Run, execute, require_device
+from commands.run import portable
+from commands.tree import Tree
+from flowcore import record
+
+BUSY = "{} is being recorded or refreshed"
+
+
+def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> int:
+    """Both files are replaced at the very end: an interrupted or failing recording leaves the old ones as they were.
+    The seeds that it had finished are kept, and used by the next recording of the very same notebook, parameters and
+    flowcore."""
+    (paper,) = one(tree.choose([paper]))
+    if seeds < 3:
+        raise BadInput(f"a band needs at least 3 seeds, not {seeds}")
+    given = asked_for(tree, paper, preset)
+    require_device()
+    with tree.lock(f"record.{paper}", BUSY.format(paper)):
+        work = tree.build / "record" / f"{paper}.{portable(preset)}"
+        wanted = recipe(tree.notebook(paper), given)
+        if not finished(work / "recipe", wanted):
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            files.write(work / "recipe", wanted)
+        old = record.read(tree.record(paper))
+        blank = {name: {"parameters": entry["parameters"]} for name, entry in old["presets"].items()}
+        write(work / f"{paper}.json", old | {"presets": blank | {preset: {"parameters": given}}})
+        results = measure(tree.notebook(paper), given, seeds, jobs, work)
+        old = record.read(tree.record(paper))  # again: somebody may have edited it meanwhile
+        write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: combine(given, results)}})
+        if preset == record.DEFAULT_PRESET:
+            (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
+            if failed:
+                raise NotebookFailed(failed)
+        both = tree.record(paper), tree.notebook(paper)
+        files.move({work / path.name: path for path in both if (work / path.name).exists()})
+        shutil.rmtree(work)
+    print(f"recorded preset {preset} of {paper} over {seeds} seeds")
+    return 0
+
+
+def one(papers: list[str]) -> list[str]:
+    """`all` may be many, or none."""
+    if len(papers) != 1:
+        raise BadInput(f"record takes one replication at a time, not {', '.join(papers) or 'none'}")
+    return papers
+
+
+def asked_for(tree: Tree, paper: str, preset: str) -> dict[str, object]:
+    """The parameters of a preset without the seed, all of them. Raises BadInput when one is missing."""
+    known = parameters.of_notebook(tree.notebook(paper))
+    given = parameters.of_preset(tree.record(paper), preset, known)
+    if preset == record.DEFAULT_PRESET:  # the notebook is where the default preset is edited
+        # as a record holds them: papermill, like JSON, has no tuples
+        here = {name: parameter.default for name, parameter in known.items() if name != "seed"}
+        given = json.loads(json.dumps(here))
+    missing = known.keys() - given.keys() - {"seed"}
+    if "seed" not in known or missing:
+        names = "seed among the notebook's parameters" if "seed" not in known else ", ".join(sorted(missing))
+        raise BadInput(f"{paper}: preset {preset} lacks {names}")
+    return given
+
+
+def write(path: Path, content: dict) -> None:
+    with files.naming(path):
+        record.write(path, content)
+
+
+def recipe(notebook: Path, given: dict[str, object]) -> str:
+    """A hash of what a recorded number depends on: the notebook's code, its parameters and flowcore."""
+    import flowcore
+
+    content = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    content.update("\n".join(cell["source"] for cell in notebooks.code_cells(notebooks.read(notebook))).encode())
+    for path in sorted(Path(flowcore.__file__).parent.rglob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def finished(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+def measure(notebook: Path, given: dict[str, object], seeds: int, jobs: int, work: Path) -> list[dict]:
+    """What each seed measured, now or in a recording that did not come to its end. Raises NotebookFailed."""
+    label = f"{notebook.stem} seed"
+    outputs = [work / f"seed_{seed}.ipynb" for seed in range(seeds)]
+    runs = [Run(notebook, out, given | {"seed": i}, work, f"{label} {i}") for i, out in enumerate(outputs)]
+    new = [task for task in runs if not measured(task.output)]
+    failures, results = execute(new, jobs), []
+    for task in runs:
+        failed = next(failures) if task in new else None
+        if failed:
+            raise NotebookFailed(f"{task.label}: {failed}; see {task.output}")
+        results.append(fresh(notebooks.load(task.output), task.label))
+        print(f"{task.label}  " + ", ".join(f"{k} {v:.4g}" for k, v in results[-1]["metrics"].items()), flush=True)
+    return results
+
+
+def measured(output: Path) -> bool:
+    """Whether an earlier recording came to the end of this seed; what it left half written does not count."""
+    with contextlib.suppress(BadInput):
+        return output.exists() and notebooks.failure(notebooks.read(output)) is None
+    return False
+
+
+def fresh(notebook, label: str) -> dict:
+    """Metrics and claims that `record.check` left in the last output's metadata. Raises NotebookFailed."""
+    outputs = notebooks.code_cells(notebook)[-1].outputs
+    found = [output.metadata[record.MIME] for output in outputs if record.MIME in output.get("metadata", {})]
+    if not found:
+        raise NotebookFailed(f"{label}: the last cell does not call record.check")
+    wrong = [f"{name} is {value}" for name, value in found[-1]["metrics"].items() if not record.is_number(value)]
+    if wrong:
+        raise NotebookFailed(f"{label}: {', '.join(wrong)}")
+    return found[-1]
+
+
+def combine(given: dict[str, object], runs: list[dict]) -> dict:
+    """The record of a preset from its seeds: a band per metric, the majority's verdict per claim."""
+    if any(run["metrics"].keys() != runs[0]["metrics"].keys() for run in runs):
+        raise NotebookFailed("the seeds do not report the same metrics")
+    texts = [claim["claim"] for claim in runs[0]["claims"]]
+    if any([claim["claim"] for claim in run["claims"]] != texts for run in runs):
+        raise NotebookFailed("the seeds do not report the same claims: a claim's text may not hold a measured value")
+    claims = []
+    for index, claim in enumerate(runs[0]["claims"]):
+        (verdict, agree), *_ = Counter(run["claims"][index]["verdict"] for run in runs).most_common()
+        claims.append({**claim, "verdict": verdict, "agree": f"{agree}/{len(runs)}"})
+    metrics = {name: record.summary(name, [run["metrics"][name] for run in runs]) for name in runs[0]["metrics"]}
+    return {"parameters": given, "metrics": metrics, "claims": claims, "recorded": provenance()}
+
+
+def provenance() -> dict:
+    """In a process of its own: one that asks JAX for its devices may keep them from the kernels that come after."""
+    code = "import json; from flowcore import record; print(json.dumps(record.provenance()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        reason = first_line((done.stderr.strip().splitlines() or ["?"])[-1])
+        raise NotebookFailed(f"where this is recorded cannot be said: {reason}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cleaned(source, executed):
+    """`source` with the outputs and counts of `executed`, and nothing that differs between two identical runs."""
+    results = {cell.id: cell for cell in executed.cells}
+    source.cells = [cell for cell in source.cells if not notebooks.tagged(cell, "injected-parameters")]
+    for cell in notebooks.code_cells(source):
+        cell.execution_count = results[cell.id].execution_count
+        cell.outputs = [output for output in results[cell.id].outputs if not volatile(output)]
+    for cell in source.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    for key in ("papermill", "widgets"):
+        source.metadata.pop(key, None)
+    source.metadata.get("language_info", {}).pop("version", None)
+    return source
+
+
+def volatile(output: dict) -> bool:
+    """Warnings and progress bars: a stream on stderr, or a live widget."""
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def refresh(works: dict[Path, Path], jobs: int) -> Iterator[str | None]:
+    """Leaves each notebook in its folder of work, executed at its defaults beside the record there: what failed in
+    each, or None."""
+    runs = [Run(path, work / "defaults.ipynb", {}, work, f"{path.stem} defaults") for path, work in works.items()]
+    for task, failed in zip(runs, execute(runs, jobs), strict=True):
+        if not failed:
+            done = cleaned(notebooks.load(task.source), notebooks.load(task.output))
+            notebooks.write(task.cwd / task.source.name, done)
+        yield f"{task.label}: {failed}; see {task.output}" if failed else None
+
+
+def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
+    """The notebooks executed in place, beside the records that they have: for a change that moves no number. One that
+    disagrees with its record is left as it was."""
+    works = {tree.notebook(paper): tree.build / "refresh" / paper for paper in tree.choose(papers)}
+    for path in works:
+        parameters.of_notebook(path)
+        if tree.keeps_record(path.stem):
+            record.read(tree.record(path.stem))
+    require_device()
+    failures = []
+    with contextlib.ExitStack() as locks:
+        for path in works:
+            locks.enter_context(tree.lock(f"record.{path.stem}", BUSY.format(path.stem)))
+        for path, work in works.items():
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            if tree.keeps_record(path.stem):
+                shutil.copy(tree.record(path.stem), work)
+        for (path, work), failed in zip(works.items(), refresh(works, jobs), strict=True):
+            if failed:
+                failures.append(failed)
+                continue
+            files.move({work / path.name: path})
+            shutil.rmtree(work)
+            print(f"refreshed {path.stem}", flush=True)
+    if failures:
+        raise NotebookFailed("; ".join(failures))
+    return 0
+
+
+def add(verbs) -> None:
+    verb = verbs.add_parser("record", help="measure over seeds and write the JSON file and the notebook")
+    verb.add_argument("paper", metavar="PAPER")
+    verb.add_argument("--preset", default=record.DEFAULT_PRESET)
+    verb.add_argument("--seeds", type=positive, help="default: 5 on the mixture, 3 elsewhere")
+    verb.add_argument("--jobs", type=positive, default=1, help="seeds at a time")
+
+    def command(asked, tree: Tree) -> int:
+        seeds = asked.seeds or (5 if asked.preset == record.DEFAULT_PRESET else 3)
+        return record_paper(tree, asked.paper, asked.preset, seeds, asked.jobs)
+
+    verb.set_defaults(command=command)
+    verb = verbs.add_parser("refresh", help="execute notebooks in place, for a change that moves no number")
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="a name of the list, or all")
+    verb.add_argument("--jobs", type=positive, default=1, help="notebooks at a time")
+    verb.set_defaults(command=lambda asked, tree: refresh_papers(tree, asked.papers, asked.jobs))

@@ -1,0 +1,1 @@
+from trees import landscape, recorded, recorded_once, tree  # noqa: F401

@@ -1,0 +1,1 @@
+from trees import tree  # noqa: F401
