@@ -1,4 +1,4 @@
-"""The house from its imports: arrows go one way, a listing shows the architecture, a file is readable in one sitting."""
+"""The house from its imports: arrows go one way, a listing shows the architecture, files are short."""
 
 import ast
 import importlib.util
