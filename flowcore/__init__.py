@@ -52,8 +52,10 @@ NAMES = {
     "flowcore.exact": (
         "checkerboard",
         "GaussianMap",
+        "GaussianMixtureMap",
         "MixtureMap",
         "ring",
+        "SubspaceMap",
     ),
     "flowcore.losses.diagonal": ("flow_matching",),
     "flowcore.losses.lagrangian": (

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from flowcore.networks import Choices
+from flowcore.tasks.garments import garments, garments_784
 from flowcore.tasks.images import images
 from flowcore.tasks.mixture import mixture
 from flowcore.tasks.task import Task
@@ -22,6 +23,10 @@ TINY = {  # the same code with everything as small as it may be, to try it anywh
 }
 
 TASKS: dict[str, Callable[..., Task]] = Choices(
+    garments=garments,
+    garments_16=functools.partial(garments, dim=16),
+    garments_64=functools.partial(garments, dim=64),
+    garments_784=garments_784,
     mixture=mixture,
     digits=functools.partial(images, name="digits"),  # 8x8, 1,797 of them
     fashion_mnist=functools.partial(images, name="fashion_mnist", **LARGE),  # 28x28

@@ -52,6 +52,7 @@ class Task:
     classifier: Features | None = None
     accuracy: float | None = None  # of the classifier, on held-out images
     classes: Classes | None = None
+    pictures: Callable | None = None  # from points to the images that they stand for, where these are not the points
 
     @property
     def shape(self) -> tuple[int, ...]:

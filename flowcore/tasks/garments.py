@@ -1,0 +1,126 @@
+"""The exact ground: a mixture of images, whose every map, posterior, tilt and guided velocity is known.
+
+The law of Fashion-MNIST as two Gaussians per class in the leading principal components of its images (`garments_fit`
+says how it was fitted). The task has the leading r of 64 coordinates, or with `garments_784` all pixels: the 64 and one
+isotropic Gaussian in the directions that they leave out.
+"""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from flowcore.data import Labelled, SampledSource
+from flowcore.exact import GaussianMixtureMap, SubspaceMap
+from flowcore.objectives.guidance import ClassGuidedMap
+from flowcore.sample import generate
+from flowcore.tasks.garments_fit import COMPONENTS, FILE, PER_CLASS, SCALE
+from flowcore.tasks.task import Classes, Task, fewer
+
+CLASSES = 10
+SIDE = 28
+# root of the mean variance of the images in the 720 directions beyond the 64, in the units of the coordinates
+REST = 0.0707
+TOLERANCE = 1e-5
+
+
+@functools.cache
+def parameters() -> dict[str, np.ndarray]:
+    """The file, in float64: factors unpacked to (20, 64, 64), axes made orthonormal again, their signs kept."""
+    with np.load(FILE) as file:
+        found = {name: file[name].astype(np.float64) for name in file.files}
+    factors = np.zeros((len(found["factors"]), COMPONENTS, COMPONENTS))
+    factors[:, *np.tril_indices(COMPONENTS)] = found["factors"]
+    axes, triangle = np.linalg.qr(found["axes"])
+    found["axes"] = axes * np.sign(np.diag(triangle))
+    return found | {"factors": factors, "weights": found["weights"] / found["weights"].sum()}
+
+
+def law(dim: int = 24, sharpness: float = 1.0, tolerance: float = TOLERANCE) -> GaussianMixtureMap:
+    """The exact map in the leading `dim` coordinates, all component variances times `sharpness`.
+
+    Raises ValueError for a dimension that the file does not have, and for a sharpness that is not positive."""
+    if not 1 <= dim <= COMPONENTS:
+        raise ValueError(f"garments have 1 to {COMPONENTS} coordinates, not {dim}")
+    if not sharpness > 0:
+        raise ValueError(f"sharpness multiplies variances: it must be positive, not {sharpness}")
+    found = parameters()
+    factors = found["factors"][:, :dim, :dim]  # of the marginal: a factor's leading rows
+    variances, axes = np.linalg.eigh(factors @ np.swapaxes(factors, 1, 2))
+    parts = np.log(found["weights"]), found["means"][:, :dim], axes, sharpness * variances
+    return GaussianMixtureMap(*(jnp.asarray(part, float) for part in parts), tolerance)
+
+
+def law_784(sharpness: float = 1.0, tolerance: float = TOLERANCE) -> SubspaceMap:
+    """The exact map of whole images (28, 28, 1)."""
+    axes = jnp.asarray(parameters()["axes"], float)
+    return SubspaceMap(law(COMPONENTS, sharpness, tolerance), axes, REST, (SIDE, SIDE, 1))
+
+
+def pictures(points: Float[Array, "n *shape"]) -> Float[np.ndarray, "n 28 28 1"]:
+    """Points of the task as images, of which 1 is white and -1 black: mean + 3 U z; of whole images, which have a grain
+    in the directions beyond the 64, the part within them."""
+    found = parameters()
+    flat = np.asarray(points, np.float64).reshape(len(points), -1)
+    axes = found["axes"][:, : flat.shape[1]]
+    within = flat @ axes.T if flat.shape[1] <= COMPONENTS else flat @ axes @ axes.T
+    return (found["mean_image"] + SCALE * within).reshape(-1, SIDE, SIDE, 1)
+
+
+def garments(
+    progress: Callable = iter, *, dim: int = 24, sharpness: float = 1.0, count: int = 4096, trial: bool = False
+) -> Task:
+    """The task in `dim` coordinates. Nothing is trained, so there is no `progress` to show. A `trial` is measured on
+    few points."""
+    return of_law(law(dim, sharpness), fewer(count) if trial else count)
+
+
+def garments_784(progress: Callable = iter, *, sharpness: float = 1.0, count: int = 4096, trial: bool = False) -> Task:
+    """The task in all pixels."""
+    return of_law(law_784(sharpness), fewer(count) if trial else count)
+
+
+def of_law(exact: GaussianMixtureMap | SubspaceMap, count: int) -> Task:
+    """A task of a law with ten classes, of `PER_CLASS` components each."""
+    key_noise, key_real = jax.random.split(jax.random.key(20250519))
+    shape = exact.shape if isinstance(exact, SubspaceMap) else exact.means.shape[1:]
+    noise = jax.random.normal(key_noise, (count, *shape))
+    real = jax.lax.map(exact.sample, jax.random.split(key_real, count), batch_size=512)
+    classes = of_classes(exact)
+    return Task(
+        exact,
+        noise,
+        generate(exact, noise, 1),
+        real,
+        lambda size, seed: SampledSource(exact.sample, size),
+        classes=Classes(
+            CLASSES,
+            lambda size, seed: SampledSource(LabelledSample(classes), size),
+            jnp.arange(count) % CLASSES,
+            ClassGuidedMap(classes, exact),
+        ),
+        pictures=pictures,
+    )
+
+
+def of_classes(exact: GaussianMixtureMap | SubspaceMap):
+    """The laws of the classes, stacked along a first axis of their arrays."""
+    if isinstance(exact, SubspaceMap):
+        stack = lambda leaf: jnp.broadcast_to(leaf, (CLASSES, *leaf.shape))  # noqa: E731
+        return SubspaceMap(of_classes(exact.core), stack(exact.axes), stack(exact.std), exact.shape)
+    return eqx.filter_vmap(exact.of_components)(jnp.arange(CLASSES * PER_CLASS).reshape(CLASSES, PER_CLASS))
+
+
+class LabelledSample(eqx.Module):
+    """A datum of a class drawn evenly, with its label."""
+
+    classes: GaussianMixtureMap | SubspaceMap
+
+    def __call__(self, key):
+        key_label, key_point = jax.random.split(key)
+        label = jax.random.randint(key_label, (), 0, CLASSES)
+        return Labelled(jax.tree.map(lambda leaf: leaf[label], self.classes).sample(key_point), label)
