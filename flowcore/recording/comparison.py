@@ -1,0 +1,67 @@
+"""Two numbers measured over the same seeds, their ratio with its interval, and what that says of a claim.
+
+Seeds are paired: both runs of a seed share their data and noise, and what these do to both cancels in the ratio. The
+interval is Student's, of the mean log-ratio over K seeds,
+
+    mean +- t_{0.975, K-1} sd / sqrt(K),        r_i = log(a_i / b_i),
+
+so it is an interval of the geometric mean of a / b. A claim is supported when the whole interval lies where its margin
+asks (`margins`), contradicted when none of it does, and else unresolved: this many seeds cannot tell.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowcore.recording.margins import CONFIDENCE, MARGINS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The ratio a / b (its geometric mean over the seeds), its interval, and the verdict on a margin."""
+
+    ratio: float
+    interval: tuple[float, float]
+    margin: str
+    verdict: str
+    seeds: int
+
+
+def compare(a: Sequence[float], b: Sequence[float] | float, margin: str) -> Comparison:
+    """Is a better than (much better than, the same as) b? `a` and `b` are positive numbers of the same seeds, in their
+    order; `b` may be one number, a ruler that has no seed.
+
+    Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, and for numbers that
+    are not positive and finite.
+    """
+    if margin not in MARGINS:
+        raise ValueError(f"no margin {margin!r}; there are {', '.join(MARGINS)}")
+    b = [b] * len(a) if isinstance(b, int | float) else list(b)
+    if len(a) != len(b):
+        raise ValueError(f"seeds are compared in pairs: there are {len(a)} and {len(b)}")
+    if wrong := [value for value in (*a, *b) if not (math.isfinite(value) and value > 0)]:
+        raise ValueError(f"only positive numbers have a ratio, not {wrong[0]}: compare a difference with its own ruler")
+    low, mean, high = interval([math.log(x / y) for x, y in zip(a, b, strict=True)])
+    lowest, highest = MARGINS[margin]
+    inside = (lowest == 0 or low > math.log(lowest)) and high < math.log(highest)
+    outside = (lowest > 0 and high < math.log(lowest)) or low > math.log(highest)
+    verdict = "supported" if inside else "contradicted" if outside else "unresolved"
+    return Comparison(math.exp(mean), (math.exp(low), math.exp(high)), margin, verdict, len(a))
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(low, mean, high): Student's interval of the mean. Raises ValueError for fewer than three values."""
+    from scipy import stats  # here, because it is slow to import and notebooks only check
+
+    count = len(values)
+    if count < 3:
+        raise ValueError(f"an interval needs at least 3 seeds, not {count}")
+    mean = math.fsum(values) / count
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * spread / math.sqrt(count)
+    return mean - reach, mean, mean + reach
+
+
+def agree(*verdicts: str) -> str:
+    """One verdict of several budgets or grounds: theirs where they agree, and unresolved where they do not."""
+    return verdicts[0] if len(set(verdicts)) == 1 else "unresolved"
