@@ -150,6 +150,10 @@ class GaussianMixtureMap(AbstractFlowMap):
         """The likeliest component of a datum."""
         return jnp.argmax(self.log_joint(*self.in_axes(x, 0.0)))
 
+    def centre(self, x: Point) -> Point:
+        """The mean of the likeliest component of a datum."""
+        return self.means[self.component(x)]
+
     @property
     def mean(self) -> Point:
         """Of the law."""

@@ -29,6 +29,10 @@ class MixtureMap(AbstractFlowMap):
     def average_velocity(self, x, s, t):
         return OdeMap(self.velocity, self.tolerance).average_velocity(x, s, t)
 
+    def centre(self, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """The nearest mode: the centre of the likeliest component of a datum."""
+        return self.means[jnp.argmin(jnp.sum((x[None] - self.means) ** 2, axis=1))]
+
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
         """One datum, shape (dim,)."""
         key_mode, key_noise = jax.random.split(key)

@@ -47,6 +47,10 @@ class SubspaceMap(AbstractFlowMap):
         """The likeliest component of a datum."""
         return self.core.component(self.axes.T @ x.ravel())
 
+    def centre(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The mean of the likeliest component of a datum."""
+        return (self.axes @ self.core.means[self.component(x)]).reshape(x.shape)
+
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """One datum."""
         key_core, key_rest = jax.random.split(key)
