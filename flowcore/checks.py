@@ -8,16 +8,18 @@ import numbers
 
 import jax
 
+Bound = float | int
+
 
 def check(
     what: str,
     value,
     *,
     whole: bool = False,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    below: float = math.inf,
+    least: Bound = -math.inf,
+    above: Bound = -math.inf,
+    most: Bound = math.inf,
+    below: Bound = math.inf,
 ) -> None:
     """Raise ValueError, as "`what` must be in [0, 1], not 2", unless the value is a finite number in these bounds.
 
@@ -31,7 +33,7 @@ def check(
         raise ValueError(f"{what} must be {wanted(whole, least, above, most, below)}, not {number!r}")
 
 
-def wanted(whole: bool, least: float, above: float, most: float, below: float) -> str:
+def wanted(whole: bool, least: Bound, above: Bound, most: Bound, below: Bound) -> str:
     """The bounds in words, e.g. "in [0, 1)" or "a whole number of at least 1"."""
     low, high = max(least, above), min(most, below)
     if math.isinf(high):

@@ -91,7 +91,7 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
 def refuse_other_features(folder: Path) -> None:
     """Raise `DataError` for a feature that is not one of TFDS's own: TFDS would import its module, whatever that is."""
     for name in named_classes(json.loads((folder / "features.json").read_text())):
-        if not (isinstance(name, str) and name.startswith(FEATURES)):
+        if not name.startswith(FEATURES):
             raise DataError(
                 f"{folder} has features of the class {name!r}, which is none of TFDS: its code is not run. Delete that "
                 "folder, or prepare the data set with the features of TFDS"
@@ -99,13 +99,17 @@ def refuse_other_features(folder: Path) -> None:
 
 
 def named_classes(content):
-    """Every class that a features.json names, anywhere in it: as it is written today, and as it was."""
+    """Every class that a features.json names, anywhere in it, be it JSON in a string of JSON: as it is written today,
+    and as it was."""
+    if isinstance(content, str) and content.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(ValueError):  # else it is a text
+            yield from named_classes(json.loads(content))
     if isinstance(content, list):
         for part in content:
             yield from named_classes(part)
     if isinstance(content, dict):
         for key, part in content.items():
-            if key in ("pythonClassName", "python_class_name", "type"):
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(part, str):
                 yield part
             yield from named_classes(part)
 

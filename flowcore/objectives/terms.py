@@ -43,8 +43,9 @@ class Term(eqx.Module):
     A `group` of M rows shares its times, and `distance` compares two clouds (M, *shape) in place of two points, as
     inductive moment matching does (Zhou et al. 2025). `uncertainty(model, *times)` is a learned log-weight u: the loss
     is e^-u weight distance + u (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
-    Models", eq. 14). With `every` = k the term is asked for at steps 0, k, 2k, ... only and rests between them. Raises ValueError
-    for a share, a group or an `every` that cannot be.
+    Models", eq. 14). With `every` = k the term is asked for at steps 0, k, 2k, ... only and rests between them.
+
+    Raises ValueError for a share, a group or an `every` that cannot be.
     """
 
     equality: Callable
@@ -136,7 +137,8 @@ class Objective(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.terms, tuple | list) or not self.terms:
-            raise ValueError(f"terms of an Objective must be a tuple of at least one Term, not {self.terms!r}")
+            given = "()" if isinstance(self.terms, tuple | list) else f"one {type(self.terms).__name__}"
+            raise ValueError(f"terms of an Objective must be a tuple of at least one Term, not {given}")
 
     def __call__(self, model, examples: Examples, *, target, teacher=None, progress=0.0, step=0, key: PRNGKeyArray):
         """(loss, {term name: its mean loss}). Differentiate in `model`: `target` and `teacher` get no gradient. A term

@@ -2,9 +2,9 @@
 features the Frechet distance lives in.
 
 A recipe says everything that decides the weights; they are cached under a hash of the recipe, the images and the code
-that trains them, so a notebook that needs a teacher loads it, or trains it once, and an old one is never mistaken. What is
-cached begins with its checksum. A cache that cannot be read or written costs a line and the time to train again, and
-nothing else.
+that trains them, so a notebook that needs a teacher loads it, or trains it once, and an old one is never mistaken.
+What is cached begins with its checksum. A cache that cannot be read or written costs a line and the time to train
+again, and nothing else.
 """
 
 import contextlib

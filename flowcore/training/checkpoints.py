@@ -151,7 +151,9 @@ def cause(error: Exception) -> str:
 
 def write_checksums(folder: Path) -> None:
     """Write down what every file of a whole step is. A run that is killed before has a step without."""
-    found = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {
+        path.relative_to(folder).as_posix(): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     partial = folder / f".{CHECKSUMS}"
     partial.write_text(json.dumps(found))
     os.replace(partial, folder / CHECKSUMS)

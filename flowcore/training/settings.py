@@ -31,7 +31,9 @@ def describe(value: Any) -> dict[str, str]:
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
     """The first parts that are not the same in both, in words; "" if all are."""
     other = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
-    told = [f"{shortened(name)} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" for name in other]
+    told = [
+        f"{shortened(name)} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" for name in other
+    ]
     more = [f"{len(told) - SHOWN} more"] if len(told) > SHOWN else []
     return "; ".join(told[:SHOWN] + more)
 
@@ -58,6 +60,8 @@ def whole_and_parts(value) -> tuple[str, Any]:
     """What is said of the value itself, and its parts by name."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return array_text(value), ()
+    if isinstance(value, type):
+        return value.__qualname__, ()
     if isinstance(value, dict):
         return "" if value else "{}", value.items()
     if hasattr(value, "_fields"):  # a named tuple
@@ -70,12 +74,12 @@ def whole_and_parts(value) -> tuple[str, Any]:
         return f"method {value.__name__}", [("of", value.__self__), ("function", value.__func__)]
     if isinstance(value, functools.partial):
         return "partial", [("function", value.func), *enumerate(value.args), *value.keywords.items()]
-    if isinstance(value, type):
-        return value.__qualname__, ()
     if dataclasses.is_dataclass(value):  # every `eqx.Module` is one
         return type(value).__qualname__, [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
     if hasattr(value, "__wrapped__"):  # jitted, or with a derivative of its own
         return type(value).__qualname__, [("function", value.__wrapped__)]
+    if isinstance(value, float) and value.is_integer():  # optax turns its schedules' steps into 6.0 when first asked
+        return repr(int(value)), ()
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.dtype):
         return repr(value), ()
     attributes = getattr(value, "__dict__", {}) if callable(value) else {}
@@ -86,9 +90,7 @@ def function_parts(function: types.FunctionType):
     """What a function closes over, and its defaults, by name."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     closed = [(name, cell.cell_contents) for name, cell in cells if not is_empty(cell)]
-    return itertools.chain(
-        closed, enumerate(function.__defaults__ or ()), (function.__kwdefaults__ or {}).items()
-    )
+    return itertools.chain(closed, enumerate(function.__defaults__ or ()), (function.__kwdefaults__ or {}).items())
 
 
 def is_empty(cell) -> bool:
