@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowcore.checks import check
 from flowcore.path import Point, Time
 
 Velocity = Callable[[Any, Any], Any]  # v(x, t) -> like x
+WITH_SCALE = "give the scale alone, or (scale, condition of the strong map, condition of the weak one)"
 
 
 class AbstractFlowMap(eqx.Module):
@@ -96,6 +98,9 @@ class DenoisedMap(AbstractFlowMap):
     net: Callable
     floor: float = eqx.field(static=True, default=0.05)
 
+    def __check_init__(self):
+        check("floor of a DenoisedMap", self.floor, above=0, most=1)
+
     def average_velocity(self, x, s, t):
         return (x - self.net(x, s, t)) / jnp.maximum(jnp.asarray(s, x.dtype), self.floor)
 
@@ -153,6 +158,9 @@ class RepeatedMap(AbstractFlowMap):
     jump: AbstractFlowMap
     count: int = eqx.field(static=True)
 
+    def __check_init__(self):
+        check("count of a RepeatedMap", self.count, least=1, whole=True)
+
     def average_velocity(self, x, s, t):
         total, gap = jnp.zeros_like(x), (t - s) / self.count
         for i in range(self.count):
@@ -184,10 +192,14 @@ class OdeMap(AbstractFlowMap):
     which needs no division by t - s and gives v(x, s) at s = t. Differentiable in forward mode (`jax.jvp`) only.
     `tolerance` is both rtol and atol of the solver (Dopri8), in units of x. A network in bfloat16 is integrated in
     float32, because a solver that adapts its steps would take rounding for curvature; `velocity` stays in bfloat16.
+    Raises ValueError for a tolerance that is not above 0.
     """
 
     field: Velocity
     tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        check("tolerance of an OdeMap", self.tolerance, above=0)
 
     def average_velocity(self, x, s, t):
         s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
@@ -237,6 +249,7 @@ class GuidedMap(AbstractFlowMap):
     Its condition is the scale, `guided.condition_on(2.0)`, or the scale and what the two maps are asked under,
     `guided.condition_on((2.0, label, no_label))`.
     Reference: Ho & Salimans 2022; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3.
+    Raises ValueError for a condition that is neither.
     """
 
     strong: AbstractFlowMap
@@ -244,9 +257,18 @@ class GuidedMap(AbstractFlowMap):
     scale: Time = 1.0
     tolerance: float = eqx.field(static=True, default=1e-6)
 
+    def __check_init__(self):
+        check("tolerance of a GuidedMap", self.tolerance, above=0)
+        check("scale of a GuidedMap", self.scale)
+        if jnp.ndim(self.scale):
+            shape = jnp.shape(self.scale)
+            raise ValueError(f"scale of a GuidedMap must be one number, not an array of shape {shape}: {WITH_SCALE}")
+
     def condition_on(self, condition):
         if not isinstance(condition, tuple):
             return GuidedMap(self.strong, self.weak, condition, self.tolerance)
+        if len(condition) != 3:
+            raise ValueError(f"a condition of a GuidedMap must not be a tuple of {len(condition)}: {WITH_SCALE}")
         scale, of_strong, of_weak = condition
         return GuidedMap(self.strong.condition_on(of_strong), self.weak.condition_on(of_weak), scale, self.tolerance)
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from flowcore.calculus import along, d_dt
+from flowcore.checks import check
 from flowcore.path import interpolate
 
 Batch = Float[Array, "n *shape"]
@@ -52,7 +53,10 @@ def energy_distance(a: Batch, b: Float[Array, "m *shape"]) -> float:
 
 
 def sliced_wasserstein(a: Batch, b: Float[Array, "m *shape"], *, projections: int = 128, key: PRNGKeyArray) -> float:
-    """Root mean over random directions of the squared 1-D Wasserstein-2 distance. Needs as many a as b (ValueError)."""
+    """Root mean over random directions of the squared 1-D Wasserstein-2 distance.
+
+    Raises ValueError for another number of a than of b, and for no projections."""
+    check("projections", projections, least=1, whole=True)
     if a.shape != b.shape:
         raise ValueError(f"sliced_wasserstein sorts and pairs: give as many of each, not {a.shape[0]} and {b.shape[0]}")
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
@@ -69,7 +73,10 @@ def histogram_kl(
 
     Both histograms are smoothed by half a count per cell, so an empty cell is finite; samples outside are lost mass.
     Reference: the metric of Boffi et al. 2025, table 1 (their direction and smoothing are not stated).
+    Raises ValueError for no bins, and for a limit that is not above 0.
     """
+    check("bins", bins, least=1, whole=True)
+    check("limit", limit, above=0)
     edges = np.linspace(-limit, limit, bins + 1)
 
     def density(cloud):
@@ -112,7 +119,10 @@ def frechet_distance(a: Float[Array, "n features"], b: Float[Array, "m features"
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of the two feature clouds' Gaussians.
 
     Reference: Heusel et al. 2017; theirs are Inception features, ours those of `flowcore.tasks.teachers.classifier`.
+    Raises ValueError for a cloud of one point, which has no covariance.
     """
+    if min(a.shape[0], b.shape[0]) < 2:
+        raise ValueError(f"frechet_distance needs two points of each cloud, not {a.shape[0]} and {b.shape[0]}")
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(cov_a)

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.path import Point, renoise
 
 Times = Float[Array, " times"]
 
 
 def equal_steps(n: int) -> Float[Array, " times"]:
-    """The times 1, 1 - 1/n, ..., 0 of an n-step sampler: shape (n + 1,)."""
+    """The times 1, 1 - 1/n, ..., 0 of an n-step sampler: shape (n + 1,). Raises ValueError for no steps."""
+    check("steps", n, least=1, whole=True)
     return jnp.linspace(1.0, 0.0, n + 1)
 
 
@@ -51,7 +53,9 @@ def consistency(end: float = 0.0) -> Callable:
 
     With `end` 0 the sampler of the paper; with `end` = 0.002 / 1.002 (sigma_min) that of the released code.
     Reference: Song et al. 2023, "Consistency Models", algorithm 1; `stochastic_iterative_sampler` of the release.
+    Raises ValueError for an end outside of [0, 1).
     """
+    check("end of consistency", end, least=0, below=1)
 
     def sampler(model, x: Point, times: Times, key: PRNGKeyArray) -> Point:
         return stochastic(model, x, times, lambda t: jnp.full_like(t, end), key)
@@ -62,9 +66,10 @@ def consistency(end: float = 0.0) -> Callable:
 def gamma(share: float) -> Callable:
     """To the time of sigma' = sqrt(1 - share^2) sigma_t, then share * sigma_t of fresh noise: sigma_t again.
 
-    Reference: Kim et al. 2024, "Consistency Trajectory Models", algorithm 3 (their gamma is `share`).
+    Reference: Kim et al. 2024, "Consistency Trajectory Models", algorithm 3 (their gamma is `share`). Raises ValueError
+    for a share outside of [0, 1].
     """
-
+    check("share of gamma", share, least=0, most=1)
     scale = (1 - share**2) ** 0.5
 
     def below(t):

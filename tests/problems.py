@@ -2,6 +2,7 @@
 and gradients as plain vectors."""
 
 import functools
+import hashlib
 import socket
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tensorflow_datasets as tfds
 
 from flowcore import AbstractFlowMap, GaussianMap, data
 from flowcore.calculus import stop_gradients
@@ -146,10 +148,13 @@ def drawn_noise(key, index, rows):
 
 
 class FakeFashion(FlowFashionMnist):
-    """Fashion-MNIST, whatever its original files are."""
+    """Fashion-MNIST, of other original files: their checksums are taken where they are written."""
 
     name = "flow_fashion_mnist"
     url_infos = {}
+
+
+UrlInfo = tfds.core.download.checksums.UrlInfo
 
 
 def prepare_fake_fashion(folder, monkeypatch, train: int, test: int):
@@ -160,7 +165,11 @@ def prepare_fake_fashion(folder, monkeypatch, train: int, test: int):
         parts = {"images-idx3": rng.integers(0, 256, (count, 28, 28), np.uint8), "labels-idx1": np.arange(count) % 10}
         for part, array in parts.items():
             head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-            (folder / f"{prefix}-{part}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+            content, name = head + array.astype(np.uint8).tobytes(), f"{prefix}-{part}-ubyte"
+            (folder / name).write_bytes(content)
+            (url,) = [url.removesuffix(".gz") for url in FakeFashion.URLS if f"/{name}." in url]
+            info = UrlInfo(tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name)
+            monkeypatch.setitem(FakeFashion.url_infos, url, info)
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "prepared"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setitem(BUILDERS, "fashion_mnist", FakeFashion)

@@ -5,6 +5,7 @@ from a folder.
 """
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from flowcore.data.datasets import BUILDERS
 from flowcore.data.datasets.originals import DataError
 from flowcore.data.datasets.preparation import explained, prepare
+
+FEATURES = "tensorflow_datasets.core.features."  # where those of TFDS itself are
 
 
 def load(
@@ -65,6 +68,7 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
             raise DataError(f"{folder} is only half prepared: it has no {needed}. Delete that folder and load again")
     damaged = f"{folder} cannot be read", "If it is damaged, delete that folder and load again"
     with explained(*damaged):
+        refuse_other_features(folder)
         builder = tfds.builder_from_directory(folder)
         parts = known_parts(split, list(builder.info.splits), folder)
         if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
@@ -82,6 +86,32 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
         examples = source.__getitems__(range(len(source)))
     with explained(f"{folder} is not made of arrays of one shape", "Choose a data set of equally large examples"):
         return {feature: np.stack([example[feature] for example in examples]) for feature in examples[0]}
+
+
+def refuse_other_features(folder: Path) -> None:
+    """Raise `DataError` for a feature that is not one of TFDS's own: TFDS would import its module, whatever that is."""
+    for name in named_classes(json.loads((folder / "features.json").read_text())):
+        if not name.startswith(FEATURES):
+            raise DataError(
+                f"{folder} has features of the class {name!r}, which is none of TFDS: its code is not run. Delete that "
+                "folder, or prepare the data set with the features of TFDS"
+            )
+
+
+def named_classes(content):
+    """Every class that a features.json names, anywhere in it, be it JSON in a string of JSON: as it is written today,
+    and as it was."""
+    if isinstance(content, str) and content.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(ValueError):  # else it is a text
+            yield from named_classes(json.loads(content))
+    if isinstance(content, list):
+        for part in content:
+            yield from named_classes(part)
+    if isinstance(content, dict):
+        for key, part in content.items():
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(part, str):
+                yield part
+            yield from named_classes(part)
 
 
 def known_parts(split: str, known: list[str], folder: Path) -> set[str]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.data.examples import Examples, Labelled
 
 
@@ -28,8 +29,7 @@ class SampledSource(eqx.Module):
     batch_size: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        check("batch_size", self.batch_size, least=1, whole=True)
 
     @classmethod
     def of_rows(cls, examples, batch_size: int) -> "SampledSource":
@@ -68,7 +68,7 @@ class Rows(eqx.Module):
 
 def checked(examples) -> Examples:
     """The examples as arrays on the device. Raises ValueError for none, for parts of different lengths, for levels that
-    were not scaled, and for numbers that are not finite."""
+    were not scaled, for numbers that are not finite, and for labels that are no classes."""
     leaves = jax.tree.leaves(examples)
     lengths = sorted({len(leaf) for leaf in leaves})
     if not lengths or lengths[0] == 0:
@@ -81,6 +81,10 @@ def checked(examples) -> Examples:
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError("some of the examples are not finite: look for NaN or infinity in the data")
+    label = getattr(examples, "label", None)
+    if label is not None and not (jnp.issubdtype(label.dtype, jnp.integer) and int(jnp.min(label)) >= 0):
+        found = f"down to {int(jnp.min(label))}" if jnp.issubdtype(label.dtype, jnp.integer) else label.dtype
+        raise ValueError(f"labels must be integers from 0 on, not {found}: number the classes 0, 1, 2, ...")
     return jax.tree.map(jnp.asarray, examples)
 
 
@@ -110,6 +114,8 @@ class ShuffledSource(eqx.Module):
         not one label per example, and for examples that are none (`checked`)."""
         processes = jax.process_count() if processes is None else processes
         process = jax.process_index() if process is None else process
+        check("batch_size", batch_size, whole=True)
+        check("seed", seed, least=0, whole=True)
         if batch_size < 1 or batch_size % processes:
             raise ValueError(f"batch_size must be a positive multiple of the {processes} processes, not {batch_size}")
         if not 0 <= process < processes:

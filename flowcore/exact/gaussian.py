@@ -10,14 +10,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.maps import AbstractFlowMap
 
 
 class GaussianMap(AbstractFlowMap):
-    """The flow map of data N(mean, std^2 I), in closed form. `mean` is like x, or a scalar; `std` > 0 a scalar."""
+    """The flow map of data N(mean, std^2 I), in closed form. `mean` is like x, or a scalar; `std` a scalar.
+
+    Raises ValueError for a std that is not above 0."""
 
     mean: Float[Array, "*shape"] = eqx.field(converter=jnp.asarray)
     std: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        check_spread("GaussianMap", self.std)
 
     def spread(self, t) -> Array:
         """S(t): the standard deviation of x_t."""
@@ -34,3 +40,10 @@ class GaussianMap(AbstractFlowMap):
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """One datum, like `mean`."""
         return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+
+def check_spread(owner: str, std: Array) -> None:
+    """Raise ValueError unless it is one number above 0: at 0 the data are points and the map has no inverse."""
+    if std.ndim:
+        raise ValueError(f"std of a {owner} must be one number, not an array of shape {std.shape}")
+    check(f"std of a {owner}", std, above=0)

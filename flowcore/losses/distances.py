@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from flowcore.checks import check
 from flowcore.path import Point
 
 Distance = Callable[[Array, Array], Array]
@@ -21,20 +22,28 @@ def squared(left: Point, right: Point) -> Float[Array, ""]:
 
 
 def pseudo_huber(scale: float) -> Distance:
-    """sqrt(|left - right|^2 + c^2) - c on the whole vector. Reference: Song & Dhariwal 2024 (iCT), eq. 11."""
+    """sqrt(|left - right|^2 + c^2) - c on the whole vector. Reference: Song & Dhariwal 2024 (iCT), eq. 11.
+
+    Raises ValueError for a negative c."""
+    check("scale of pseudo_huber", scale, least=0)
     return lambda left, right: jnp.sqrt(squared(left, right) + scale**2) - scale
 
 
 def cauchy(scale: float) -> Distance:
-    """log(1 + |left - right|^2 / c^2), as robust as a heavy tail. Reference: Lee et al. 2025, "Decoupled MeanFlow"."""
+    """log(1 + |left - right|^2 / c^2), as robust as a heavy tail. Reference: Lee et al. 2025, "Decoupled MeanFlow".
+
+    Raises ValueError for a c that is not above 0."""
+    check("scale of cauchy", scale, above=0)
     return lambda left, right: jnp.log1p(squared(left, right) / scale**2)
 
 
 def adaptive(power: float = 1.0, offset: float = 1e-2) -> Distance:
     """l / sg[(l + e)^p], l = |left - right|^2: bounds the gradient; at p = 1 the value is close to 1 whatever l is.
 
-    Reference: Geng et al. 2025, section 4.3 (their p and c).
+    Reference: Geng et al. 2025, section 4.3 (their p and c). Raises ValueError for an offset that is not above 0.
     """
+    check("power of adaptive", power)
+    check("offset of adaptive", offset, above=0)
 
     def distance(left, right):
         loss = squared(left, right)

@@ -134,5 +134,7 @@ def method(name: str) -> Method:
 
 
 def objective(row: Method, **settings) -> Objective:
-    """The default objective of a row; `settings` go to its `terms`."""
+    """The default objective of a row; `settings` go to its `terms`. Raises ValueError for what is no row."""
+    if not isinstance(row, Method):
+        raise ValueError(f"objective takes a row of the table: flowcore.objective(flowcore.method({row!r}))")
     return Objective(row.terms(**settings))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.path import Point, Time
 
 Condition = Float[Array, "..."] | float | None  # what a map is asked under: numbers of order one, or nothing
@@ -31,8 +32,9 @@ def source_and_level(levels: int = 7) -> Callable:
 
     Jumps shorter than 2^-levels, down to none, all have the last level, as in the release, where the velocity is
     the shortest jump. Its slope in time is no use: for equalities without derivatives.
-    Reference: Frans et al. 2024, "One Step Diffusion via Shortcut Models".
+    Reference: Frans et al. 2024, "One Step Diffusion via Shortcut Models". Raises ValueError for no levels.
     """
+    check("levels of source_and_level", levels, least=1, whole=True)
 
     def clock(s, t):
         return jnp.stack([s, -jnp.log2(jnp.clip(s - t, 2.0**-levels, 1.0)) / levels])
@@ -77,13 +79,32 @@ class Linear(eqx.nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
-def refuse_sizes(*, depth: int, **sizes: int) -> None:
-    """Raise ValueError for a size below 1, by its name, and for a negative depth."""
+def refuse_sizes(*, depth: int, conditions: int, **sizes: int) -> None:
+    """Raise ValueError for a size below 1, by its name, and for a negative depth or number of conditions."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
-    if depth < 0:
-        raise ValueError(f"depth must be at least 0, not {depth}")
+        check(name, size, least=1, whole=True)
+    for name, count in {"depth": depth, "conditions": conditions}.items():
+        check(name, count, least=0, whole=True)
+
+
+def refuse_other_shape(x: Point, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for an example that the network was not made for. Shapes are known while tracing: this costs
+    nothing where it runs."""
+    if x.shape != shape:
+        raise ValueError(
+            f"this network takes examples of shape {shape}, not of shape {x.shape}: make it for these data "
+            "(a batch goes through jax.vmap)"
+        )
+
+
+def refuse_other_condition(condition: Condition, count: int) -> None:
+    """Raise ValueError for a condition of another size than the network was made for."""
+    given = 0 if condition is None else jnp.size(condition)
+    if given != count:
+        raise ValueError(
+            f"this network takes a condition of {count} numbers, not of {given}: make it with conditions={given}, or "
+            f"ask the map with map.condition_on(...)"
+        )
 
 
 def perceptron(size: int, width: int, out: int, *, key: PRNGKeyArray) -> eqx.nn.Sequential:

@@ -13,6 +13,8 @@ from flowcore.networks.layers import (
     Linear,
     embed_times,
     perceptron,
+    refuse_other_condition,
+    refuse_other_shape,
     refuse_sizes,
     rms_norm,
     source_and_gap,
@@ -65,7 +67,8 @@ class DiT(eqx.Module):
     """A small diffusion transformer for images (H, W, C), in `patch` x `patch` tokens: for accelerators.
 
     Reference: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers", section 3.2 (adaLN-Zero).
-    Raises ValueError when the patch does not divide the image or the heads do not divide the width.
+    Raises ValueError when the patch does not divide the image or the heads do not divide the width, and when it is
+    asked for an image or a condition of another shape.
     """
 
     into: Linear
@@ -76,6 +79,8 @@ class DiT(eqx.Module):
     clock: Callable = eqx.field(static=True)
     patch: int = eqx.field(static=True)
     octaves: int = eqx.field(static=True)
+    shape: tuple[int, int, int] = eqx.field(static=True)
+    conditions: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -90,8 +95,9 @@ class DiT(eqx.Module):
         conditions: int = 0,
         key: PRNGKeyArray,
     ):
-        refuse_sizes(width=width, depth=depth)
-        height, breadth, channels = shape
+        sizes = {"patch": patch, "width": width, "heads": heads, "octaves": octaves}
+        refuse_sizes(**sizes, depth=depth, conditions=conditions)
+        height, breadth, channels = self.shape = tuple(shape)
         if height % patch or breadth % patch:
             raise ValueError(f"patches of {patch} do not tile an image of {height}x{breadth}")
         if width % heads:
@@ -103,11 +109,13 @@ class DiT(eqx.Module):
         self.times = perceptron(4 * octaves + conditions, width, width, key=keys[2])
         self.blocks = [DiTBlock(width, heads, key=k) for k in keys[3:]]
         self.out = zero_init(Linear(width, pixels, key=keys[0]))
-        self.clock, self.patch, self.octaves = clock, patch, octaves
+        self.clock, self.patch, self.octaves, self.conditions = clock, patch, octaves, conditions
 
     def __call__(
         self, x: Float[Array, "H W C"], s: Time, t: Time, condition: Condition = None
     ) -> Float[Array, "H W C"]:
+        refuse_other_shape(x, self.shape)
+        refuse_other_condition(condition, self.conditions)
         embedding = embed_times(self, x, s, t, condition)
         rows, columns, p = x.shape[0] // self.patch, x.shape[1] // self.patch, self.patch
         patches = x.reshape(rows, p, columns, p, -1).swapaxes(1, 2).reshape(rows * columns, -1)

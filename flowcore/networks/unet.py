@@ -16,6 +16,8 @@ from flowcore.networks.layers import (
     Linear,
     embed_times,
     perceptron,
+    refuse_other_condition,
+    refuse_other_shape,
     refuse_sizes,
     rms_norm,
     source_and_gap,
@@ -79,7 +81,8 @@ class UNet(eqx.Module):
 
     `width` channels at the full resolution, twice as many below: 28x28 goes 28, 14, 7.
     Reference: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", appendix B.
-    Raises ValueError when the sides cannot be halved twice or the width is no multiple of 4.
+    Raises ValueError when the sides cannot be halved twice or the width is no multiple of 4, and when it is asked for
+    an image or a condition of another shape.
     """
 
     into: eqx.nn.Conv2d
@@ -92,6 +95,8 @@ class UNet(eqx.Module):
     out: Linear
     clock: Callable = eqx.field(static=True)
     octaves: int = eqx.field(static=True)
+    shape: tuple[int, int, int] = eqx.field(static=True)
+    conditions: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -104,8 +109,8 @@ class UNet(eqx.Module):
         conditions: int = 0,
         key: PRNGKeyArray,
     ):
-        refuse_sizes(width=width, depth=depth)
-        height, breadth, channels = shape
+        refuse_sizes(width=width, octaves=octaves, depth=depth, conditions=conditions)
+        height, breadth, channels = self.shape = tuple(shape)
         if height % 2**HALVINGS or breadth % 2**HALVINGS:
             raise ValueError(f"the sides of an image of {height}x{breadth} cannot be halved {HALVINGS} times")
         if width % GROUPS:
@@ -127,11 +132,13 @@ class UNet(eqx.Module):
         self.grow = [convolution(below, here, key=next(keys)) for here, below in reversed(pairs)]
         self.up = [blocks(2 * here, here) for here, _ in reversed(pairs)]
         self.out = zero_init(Linear(width, channels, key=next(keys)))
-        self.clock, self.octaves = clock, octaves
+        self.clock, self.octaves, self.conditions = clock, octaves, conditions
 
     def __call__(
         self, x: Float[Array, "H W C"], s: Time, t: Time, condition: Condition = None
     ) -> Float[Array, "H W C"]:
+        refuse_other_shape(x, self.shape)
+        refuse_other_condition(condition, self.conditions)
         embedding = embed_times(self, x, s, t, condition)
         hidden, skips = self.into(jnp.moveaxis(x, -1, 0)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flowcore.checks import check
 from flowcore.maps import AbstractFlowMap, OdeMap
 from flowcore.objectives.context import Context
 from flowcore.path import Time, conditional_velocity
@@ -28,8 +29,27 @@ ALWAYS = (0.0, 1.0)  # the interval of guidance that acts at all times
 def guidance_condition(
     label: Int[Array, ""] | int, classes: int, scale: Time, interval=ALWAYS
 ) -> Float[Array, " numbers"]:
-    """The condition that asks for a class at a scale of guidance >= 1, acting in an interval of times."""
+    """The condition that asks for a class at a scale of guidance >= 1, acting in an interval of times.
+
+    Raises ValueError for a class that there is not, a scale below 1 and an interval that is none, as far as they are
+    known when it is made."""
+    check("classes", classes, least=1, whole=True)
+    check(f"label of {classes} classes", label, least=0, most=classes - 1, whole=True)
+    check("scale of guidance", scale, least=1)
+    check_interval(interval)
     return jnp.concatenate([jax.nn.one_hot(label, classes), jnp.stack([1 - 1 / jnp.asarray(scale), *interval])])
+
+
+def check_interval(interval) -> None:
+    """Raise ValueError unless these are two times in order; an array is passed over."""
+    if not isinstance(interval, tuple | list):
+        return
+    if len(interval) != 2:
+        raise ValueError(f"interval of guidance must be two times (low, high), not {interval}")
+    for time in interval:
+        check("a time of the interval of guidance", time, least=0, most=1)
+    if all(isinstance(time, int | float) for time in interval) and interval[0] > interval[1]:
+        raise ValueError(f"interval of guidance must be (low, high) with low <= high, not {interval}")
 
 
 def guidance_strength(condition: Float[Array, " numbers"], t: Time) -> Float[Array, ""]:
@@ -39,13 +59,25 @@ def guidance_strength(condition: Float[Array, " numbers"], t: Time) -> Float[Arr
 
 
 def class_condition(classes: int, drop_rate: float = 0.1) -> Callable:
-    """A condition: the one-hot class of the row, or zeros in the share `drop_rate` of the rows."""
+    """A condition: the one-hot class of the row, or zeros in the share `drop_rate` of the rows.
+
+    Raises ValueError for no classes, and for a share outside of [0, 1]; when it is asked for one, for data without
+    labels."""
+    check("classes", classes, least=1, whole=True)
+    check("drop_rate", drop_rate, least=0, most=1)
 
     def condition(context: Context):
+        refuse_no_label(context)
         labelled = jax.random.uniform(context.key) >= drop_rate
         return jnp.where(labelled, jax.nn.one_hot(context.label, classes), 0.0)
 
     return condition
+
+
+def refuse_no_label(context: Context) -> None:
+    """Raise ValueError for a row without a label."""
+    if context.label is None:
+        raise ValueError("a condition on the class needs labels: give the source Labelled(x0, label), or labels=...")
 
 
 def guided_condition(classes: int, most: float = 8.0, drop_rate: float = 0.1) -> Callable:
@@ -53,10 +85,14 @@ def guided_condition(classes: int, most: float = 8.0, drop_rate: float = 0.1) ->
     `guidance_condition`; zeros in the share `drop_rate` of the rows.
 
     Reference: Geng et al. 2025, "Improved Mean Flows", as released (their beta = 1), which asks for all times where
-    s = t.
+    s = t. Raises ValueError as `class_condition`, and for a scale below 1.
     """
+    check("classes", classes, least=1, whole=True)
+    check("most of guided_condition", most, least=1)
+    check("drop_rate", drop_rate, least=0, most=1)
 
     def condition(context: Context):
+        refuse_no_label(context)
         key_class, key_scale, key_interval = jax.random.split(context.key, 3)
         scale = most ** jax.random.uniform(key_scale)
         interval = (jnp.arange(2.0) + jax.random.uniform(key_interval, (2,))) / 2
@@ -77,7 +113,11 @@ def guided_velocity(scale: float, self_share: float = 0.0, interval=ALWAYS) -> C
     The noise of c enters times w only, so a large k and a small w reach a scale with less variance. Outside of
     `interval` c is kept.
     Reference: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", section 4.2 and appendix (omega, kappa).
+    Raises ValueError for a scale that is not above 0, a share outside of [0, 1), and an interval that is none.
     """
+    check("scale of guided_velocity", scale, above=0)
+    check("self_share of guided_velocity", self_share, least=0, below=1)
+    check_interval(interval)
     low, high = interval
 
     def velocity(context: Context):
@@ -126,6 +166,9 @@ class ClassGuidedMap(AbstractFlowMap):
     of_class: AbstractFlowMap
     free: AbstractFlowMap
     tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        check("tolerance of a ClassGuidedMap", self.tolerance, above=0)
 
     def velocity(self, x, t, condition):
         free = self.free.velocity(x, t)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from flowcore.calculus import stop_gradients
+from flowcore.checks import check
 from flowcore.data.examples import Examples, parts
 from flowcore.losses.distances import squared
 from flowcore.objectives.context import Context, conditional, no_extra, on_path, self_target
@@ -43,6 +44,8 @@ class Term(eqx.Module):
     inductive moment matching does (Zhou et al. 2025). `uncertainty(model, *times)` is a learned log-weight u: the loss
     is e^-u weight distance + u (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
     Models", eq. 14). With `every` = k the term is asked for at steps 0, k, 2k, ... only and rests between them.
+
+    Raises ValueError for a share, a group or an `every` that cannot be.
     """
 
     equality: Callable
@@ -61,12 +64,10 @@ class Term(eqx.Module):
     every: int = 1
 
     def __check_init__(self):
-        for name in ("group", "every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} of a Term must be at least 1, not {value}")
-        if isinstance(self.share, int | float) and not 0 <= self.share <= 1:
-            raise ValueError(f"share of a Term must be in [0, 1], not {self.share}")
+        check("every of a Term", self.every, least=1, whole=True)
+        if self.group is not None:
+            check("group of a Term", self.group, least=1, whole=True)
+        check("share of a Term", self.share, least=0, most=1)
 
     @property
     def name(self) -> str:
@@ -101,7 +102,10 @@ class Term(eqx.Module):
             return jnp.mean(rows(x0, label, noise, keys, *times))
 
         if x0.shape[0] % self.group:
-            raise ValueError(f"groups of {self.group} do not divide the {x0.shape[0]} rows of {self.name}")
+            raise ValueError(
+                f"groups of {self.group} do not divide the {x0.shape[0]} rows of {self.name}: change the batch, the "
+                "share or the group"
+            )
         times = self.times(key_times, x0.shape[0] // self.group, progress)
 
         def cloud(x0, label, eps, keys, *times):
@@ -125,9 +129,16 @@ class Term(eqx.Module):
 
 
 class Objective(eqx.Module):
-    """The sum of its terms, each times its share. Shares that add up to at most 1 split the batch, in order."""
+    """The sum of its terms, each times its share. Shares that add up to at most 1 split the batch, in order.
+
+    Raises ValueError for no terms."""
 
     terms: tuple[Term, ...]
+
+    def __check_init__(self):
+        if not isinstance(self.terms, tuple | list) or not self.terms:
+            given = "()" if isinstance(self.terms, tuple | list) else f"one {type(self.terms).__name__}"
+            raise ValueError(f"terms of an Objective must be a tuple of at least one Term, not {given}")
 
     def __call__(self, model, examples: Examples, *, target, teacher=None, progress=0.0, step=0, key: PRNGKeyArray):
         """(loss, {term name: its mean loss}). Differentiate in `model`: `target` and `teacher` get no gradient. A term

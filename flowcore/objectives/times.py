@@ -3,7 +3,7 @@ r"""Laws of the times at which an equality is asked for.
 A law is `law(key, n, progress) -> (s, t)`: n rows, s the source and t the target, arrays (n,) in [0, 1]; a law for the
 compositional rule returns (s, u, t) with u in between. `progress` in [0, 1] is the share of training that is done: only
 curricula read it: a number, or `curriculum(progress)`, which is one. A marginal is a law of one time,
-`marginal(key, n) -> (n,)`.
+`marginal(key, n) -> (n,)`. Whatever makes a law raises ValueError for a number that no such law has.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowcore.checks import check
 from flowcore.objectives.schedules import Curriculum, Levels, value_at
 
 Marginal = Callable[..., Float[Array, " n"]]
@@ -25,11 +26,15 @@ def uniform(key, n):
 
 def logit_normal(mean: float, std: float) -> Marginal:
     """sigmoid(N(mean, std^2)); the same law as log-normal sigma in EDM. Reference: Esser et al. 2024, eq. 19."""
+    check("mean of logit_normal", mean)
+    check("std of logit_normal", std, above=0)
     return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,)))
 
 
 def arctan(mean: float = -0.8, std: float = 1.6) -> Marginal:
     """2/pi arctan(exp N(mean, std^2)). Reference: Lu & Song 2024, section 4.1, as Peng et al. 2025 (FACM) use it."""
+    check("mean of arctan", mean)
+    check("std of arctan", std, above=0)
     return lambda key, n: 2 / jnp.pi * jnp.arctan(jnp.exp(mean + std * jax.random.normal(key, (n,))))
 
 
@@ -58,6 +63,7 @@ def ordered(marginal: Marginal = uniform) -> Law:
 
 def partly_diagonal(law: Law, share: float) -> Law:
     """The given law, but in the first round(share n) rows t is moved to s. Reference: Geng et al. 2025, table 1a."""
+    check("share of partly_diagonal", share, least=0, most=1)
 
     def mixed(key, n, progress):
         s, t = law(key, n, progress)
@@ -68,6 +74,7 @@ def partly_diagonal(law: Law, share: float) -> Law:
 
 def to_data(marginal: Marginal = uniform, end: float = 0.0) -> Law:
     """Every jump ends at `end`, the data: what consistency models learn."""
+    check("end of to_data", end, least=0, most=1)
 
     def law(key, n, progress):
         s = marginal(key, n)
@@ -94,6 +101,8 @@ def gap_first(marginal: Marginal, place: Callable | None = None) -> Law:
 
 def truncated_logit_normal(mean: float, std: float) -> Callable:
     """A place for `gap_first`: the quantile at `share` of the logit-normal law given that it is below `longest`."""
+    check("mean of truncated_logit_normal", mean)
+    check("std of truncated_logit_normal", std, above=0)
 
     def place(share, longest):
         below = jax.scipy.special.ndtr((jax.scipy.special.logit(longest) - mean) / std)
@@ -104,6 +113,7 @@ def truncated_logit_normal(mean: float, std: float) -> Callable:
 
 def from_source(s: float, marginal: Marginal = uniform) -> Law:
     """Every jump starts at s (1: from pure noise), its target is a share of the way down: t = s * marginal."""
+    check("s of from_source", s, above=0, most=1)
 
     def law(key, n, progress):
         t = s * marginal(key, n)
@@ -128,6 +138,7 @@ def chords(levels: Levels, steps: int) -> Law:
     Reference: Tee et al. 2024, "Physics Informed Distillation", as released: the derivative at a point of the grid is
     the chord to the next point, at the last point that to the one before.
     """
+    check("steps of chords", steps, least=1, whole=True)
 
     def law(key, n, progress):
         below = jax.random.randint(key, (n,), 0, steps + 1)  # how many levels u is above the lowest
@@ -154,6 +165,7 @@ def within(law: Law, gap: float) -> Law:
     """The given law with every jump shortened to at most `gap`, by moving the target: its share of the longest jump
     that fits is kept. Reference: the window |s - t| <= gap of Boffi, Albergo & Vanden-Eijnden 2024.
     """
+    check("gap of within", gap, above=0)
 
     def short(key, n, progress):
         s, t = law(key, n, progress)
@@ -183,6 +195,7 @@ def dyadic(levels: int = 7) -> Law:
     Reference: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1 (their shortest step, 2^-levels,
     is only ever half of a jump; the release deals the levels out evenly over the rows in place of drawing them).
     """
+    check("levels of dyadic", levels, least=1, whole=True)
 
     def law(key, n, progress):
         key_level, key_place = jax.random.split(key)
@@ -200,6 +213,7 @@ def shrinking_step(law: Law, share: Curriculum) -> Law:
 
     Reference: Luo et al. 2026, "SoFlow" (r is the share, l is u).
     """
+    check("share of shrinking_step", share, least=0, most=1)
 
     def three(key, n, progress):
         s, t = law(key, n, progress)
@@ -214,6 +228,9 @@ def easy_consistency(marginal: Marginal, stage: Curriculum, base: float = 2.0, e
     At stage 0 u = 0 below sigma = ln 7, where it is denoising; every stage (a curriculum) divides the step by `base`.
     Reference: Geng et al. 2024, "Consistency Models Made Easy" (ECT), `t_to_r` of the release.
     """
+    check("stage of easy_consistency", stage, least=0)
+    check("base of easy_consistency", base, above=1)
+    check("excess of easy_consistency", excess, least=0)
 
     def law(key, n, progress):
         s = marginal(key, n)
@@ -230,6 +247,8 @@ def neighbours(levels: Levels, steps: Curriculum, end: float = 0.0) -> Law:
     `levels` places the grid: share 0 is its lowest time and share 1 its highest.
     Reference: Song et al. 2023, "Consistency Models", algorithms 2 and 3 (n uniform, t_{n+1} is s and t_n is u).
     """
+    check("steps of neighbours", steps, least=1)
+    check("end of neighbours", end, least=0, most=1)
 
     def law(key, n, progress):
         count = value_at(steps, progress)
@@ -242,4 +261,6 @@ def neighbours(levels: Levels, steps: Curriculum, end: float = 0.0) -> Law:
 
 def given(*times) -> Law:
     """Every row at these times, the source first: each a number, or an array with one for each row."""
+    for time in times:
+        check("a time of given", time, least=0, most=1)
     return lambda key, n, progress: tuple(jnp.broadcast_to(time, (n,)) for time in times)

@@ -41,7 +41,7 @@ def images(
     reference = OdeMap(teachers.denoiser(images, denoiser, progress=progress).velocity, tolerance=1e-4)
     noise = jax.random.normal(jax.random.key(20250519), (count, *images.shape[1:]))
     unseen, unseen_labels = jnp.asarray(data.scale(test["image"])), jnp.asarray(test["label"], jnp.int32)
-    learned = teachers.classifier(images, labels, classifier)
+    learned = teachers.classifier(images, labels, classifier, progress=progress)
 
     def labelled(size, seed):
         return data.ShuffledSource(images, size, labels=labels, seed=seed)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flowcore import metrics
+from flowcore.checks import check
 from flowcore.maps import AbstractFlowMap
 from flowcore.objectives import guidance
 from flowcore.path import Time
 from flowcore.sample import generate, jump
-from flowcore.tasks.teachers import Features
+from flowcore.tasks.teachers import Features, refuse_other_labels
 
 FEW = (1, 2, 4)  # the numbers of steps at which every replication is measured
 ROWS = 4096  # of the data, at which residuals are measured, all at once
@@ -28,12 +29,18 @@ ON_THE_WAY = (0.75, 0.5, 0.25)  # the targets at which a map that jumps from noi
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """What a task's examples are examples of, for training under a class (`flowcore.objectives.guidance`)."""
+    """What a task's examples are examples of, for training under a class (`flowcore.objectives.guidance`).
+
+    Raises ValueError for labels that are no classes."""
 
     count: int
     source: Callable[[int, int], Any]  # as the task's, with labels
     labels: Int[Array, " n"]  # a class for each of the task's noises
     exact: guidance.ClassGuidedMap | None = None  # where guided training leads, when it is known
+
+    def __post_init__(self):
+        check("count of Classes", self.count, least=1, whole=True)
+        refuse_other_labels(self.labels, self.count)
 
     def conditions(self, scale: float, interval=guidance.ALWAYS) -> Float[Array, "n numbers"]:
         """The condition of each noise: its class, at one scale of guidance."""

@@ -3,12 +3,17 @@ features the Frechet distance lives in.
 
 A recipe says everything that decides the weights; they are cached under a hash of the recipe, the images and the code
 that trains them, so a notebook that needs a teacher loads it, or trains it once, and an old one is never mistaken.
+What is cached begins with its checksum. A cache that cannot be read or written costs a line and the time to train
+again, and nothing else.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
+import io
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +24,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from flowcore import maps, methods, networks, path, training
+from flowcore.checks import check
 from flowcore.data import sources
 from flowcore.losses import diagonal, distances
 from flowcore.networks import attention, layers, mlp, precision, transformer, unet
 from flowcore.objectives import context, schedules, terms, times
 from flowcore.training import Recipe, devices, loop, recipe
+from flowcore.training.recipe import check_counts
 
 CODE = (  # what decides the weights
     attention,
@@ -60,7 +67,8 @@ def begin(recipe: Recipe, shape: tuple[int, ...]):
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The recipe of the classifier of images: convolutions, each of which halves the sides, and a hidden layer."""
+    """The recipe of the classifier of images: convolutions, each of which halves the sides, and a hidden layer. Raises
+    ValueError for numbers that cannot be."""
 
     classes: int = 10
     convolutions: tuple[int, ...] = ()  # their channels
@@ -69,6 +77,11 @@ class Classifier:
     batch: int = 256
     rate: float = 1e-3
     seed: int = 0
+
+    def __post_init__(self):
+        check_counts(self, classes=1, width=1, steps=1, batch=1)
+        for channels in self.convolutions:
+            check("channels of a convolution", channels, least=1, whole=True)
 
 
 class Features(eqx.Module):
@@ -105,11 +118,13 @@ class Features(eqx.Module):
 
 
 def denoiser(images: Float[Array, "n *shape"], recipe: Recipe = DENOISER, *, progress: Callable = iter):
-    """The recipe's average as a flow map, from the cache or trained now; wrap the chunks in `progress`, e.g. tqdm."""
+    """The recipe's average as a flow map, from the cache or trained now; wrap the chunks in `progress`, e.g. tqdm.
+    Without one a line says what is trained."""
     state, optimiser = begin(recipe, images.shape[1:])
     place = cache_path("denoiser", recipe, images)
     found = load(place, state.average)
     if found is None:
+        announce("denoiser", recipe.steps, progress)
         loss = terms.Objective(methods.flow_matching_terms())
         source = sources.ShuffledSource(images, recipe.batch, seed=recipe.seed)
         for trained, _ in progress(training.fit(state, loss, source, optimiser, steps=recipe.steps)):
@@ -119,17 +134,38 @@ def denoiser(images: Float[Array, "n *shape"], recipe: Recipe = DENOISER, *, pro
 
 
 def classifier(
-    images: Float[Array, "n *shape"], labels: Int[Array, " n"], recipe: Classifier | None = None
+    images: Float[Array, "n *shape"],
+    labels: Int[Array, " n"],
+    recipe: Classifier | None = None,
+    *,
+    progress: Callable = iter,
 ) -> Features:
-    """The recipe's classifier, from the cache or trained now on these images in [-1, 1] and integer labels."""
+    """The recipe's classifier, from the cache or trained now on these images in [-1, 1] and integer labels; all steps
+    are one chunk to `progress`. Raises ValueError for labels that are none of its classes."""
     recipe = recipe or Classifier()
+    refuse_other_labels(labels, recipe.classes)
     net = Features(images.shape[1:], recipe)
     place = cache_path("classifier", recipe, images, labels)
     found = load(place, net)
     if found is None:
-        found = train_classifier(net, images, labels, recipe)
+        announce("classifier", recipe.steps, progress)
+        for trained in progress(train_classifier(net, images, labels, recipe) for _ in range(1)):
+            found = trained
         save(place, found)
     return found
+
+
+def refuse_other_labels(labels: Int[Array, " n"], classes: int) -> None:
+    """Raise ValueError for labels that are none of so many classes, as far as they are known."""
+    if labels.size and not isinstance(labels, jax.core.Tracer):
+        for label in (int(jnp.min(labels)), int(jnp.max(labels))):
+            check(f"a label of {classes} classes", label, least=0, most=classes - 1, whole=True)
+
+
+def announce(kind: str, steps: int, progress: Callable) -> None:
+    """One line before a training that nothing else shows."""
+    if progress is iter:
+        print(f"training a {kind} for {steps:,} steps, once: it is kept for the next time")
 
 
 @eqx.filter_jit
@@ -165,19 +201,39 @@ def cache_path(kind: str, recipe, *arrays: Array) -> Path:
 
 
 def load(place: Path, like):
-    """The weights at `place` in the structure of `like`; None when there are none, or when the file is damaged."""
-    if not place.exists():
-        return None
+    """The weights at `place` in the structure of `like`; None, and a line that says why, when they cannot be read or
+    are not what was written; None when there are none."""
     try:
-        return eqx.tree_deserialise_leaves(place, like)
-    except (RuntimeError, ValueError, EOFError, OSError):
-        place.unlink(missing_ok=True)  # half a file is worth nothing: train again
+        checksum, _, content = place.read_bytes().partition(b"\n")
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        print(f"{place} cannot be read ({error.strerror}): training anew; set XDG_CACHE_HOME to a folder of your own")
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != checksum:
+        print(f"{place} is damaged: training anew")
+        with contextlib.suppress(OSError):
+            place.unlink()
+        return None
+    return eqx.tree_deserialise_leaves(io.BytesIO(content), like)
 
 
 def save(place: Path, tree) -> None:
-    """Write the weights whole or not at all, so that two notebooks may train the same teacher at once."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(f".{os.getpid()}")
-    eqx.tree_serialise_leaves(partial, tree)
-    os.replace(partial, place)
+    """Write the weights whole or not at all, so that two notebooks may train the same teacher at once; where nothing
+    can be written say so: they were trained for minutes, and are needed now."""
+    content = io.BytesIO()
+    eqx.tree_serialise_leaves(content, tree)
+    content = content.getvalue()
+    partial = place.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        os.replace(partial, place)
+    except OSError as error:
+        print(
+            f"{place.name} is trained but not kept in {place.parent} ({error.strerror}): free some space there, or set "
+            "XDG_CACHE_HOME to a folder of your own, else it is trained again the next time"
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

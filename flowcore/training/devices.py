@@ -86,8 +86,11 @@ def fully_sharded(devices: Sequence[jax.Device] | None = None) -> Devices:
 
 
 def one_axis(devices: Sequence[jax.Device] | None) -> Mesh:
-    """A mesh of one axis, the devices of a process side by side, as the rows that it draws are."""
+    """A mesh of one axis, the devices of a process side by side, as the rows that it draws are. Raises ValueError for
+    no devices."""
     chosen = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
+    if not chosen:
+        raise ValueError("devices must be at least one, not none: leave them out for all that there are")
     return Mesh(np.array(chosen), (ROWS,))
 
 

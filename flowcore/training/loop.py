@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.networks import attention
 from flowcore.objectives.schedules import Curriculum, value_at
 from flowcore.objectives.terms import accepts
@@ -46,9 +47,12 @@ def begin(
     model, optimiser: optax.GradientTransformation, *, key: PRNGKeyArray, target_decay: Curriculum = 0.0, memory=None
 ) -> State:
     """The state before the first step. A `target_decay` (see `fit`) asks for a target that is an average of its own;
-    `memory` is what the objective starts from, if it keeps one. Raises ValueError for an old-style key."""
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError("key must be a typed key, as jax.random.key(0) makes it, not that of jax.random.PRNGKey")
+    `memory` is what the objective starts from, if it keeps one. Raises ValueError for an old-style key, and for a decay
+    outside of [0, 1]."""
+    if not (isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        kind = "that of jax.random.PRNGKey" if isinstance(key, jax.Array) else repr(key)
+        raise ValueError(f"key must be a typed key, as jax.random.key(0) makes it, not {kind}")
+    check("target_decay", target_decay, least=0, most=1)
     trained = eqx.filter(model, eqx.is_inexact_array)
     target = model if target_decay else None
     return State(model, model, target, optimiser.init(trained), jnp.zeros((), jnp.int32), key, memory)
@@ -147,9 +151,10 @@ def fit(
     JAX's first alone; on several processes all must call `fit` alike.
 
     Raises `Diverged` before yielding a chunk in which a loss is not finite, naming the data if these are not, and
-    ValueError for settings that cannot be: no steps, an optimiser or a `target_decay` other than `begin`'s, a teacher
-    that is no flow map, a batch that the devices cannot share.
+    ValueError for settings that cannot be: no steps, a decay outside of [0, 1], an optimiser or a `target_decay` other
+    than `begin`'s, a teacher that is no flow map, a batch that the devices cannot share.
     """
+    check("average_decay", average_decay, least=0, most=1)
     refuse_settings(state, optimiser, steps, chunk, teacher, target_decay)
     done = int(np.ravel(state.step)[0])
     length = chunk_length(steps, chunk)  # that of a run from the start, where it leads here: the same program
@@ -157,14 +162,24 @@ def fit(
         length = chunk_length(steps - done, chunk)
     decays = average_decay, target_decay
     chunks = train_chunks(state, objective, source, optimiser, steps, length, teacher, decays, devices)
-    return Chunks(chunks, max(0, steps - done) // length)
+    settings = {
+        "objective": objective,
+        "optimiser": optimiser,
+        "teacher": teacher,
+        "source": source,
+        "steps": steps,
+        "average_decay": average_decay,
+        "target_decay": target_decay,
+    }
+    return Chunks(chunks, max(0, steps - done) // length, settings)
 
 
 class Chunks(Iterator):
-    """The chunks of a run, `(state, log)` each, and how many are left: so that a progress bar has an end."""
+    """The chunks of a run, `(state, log)` each, and how many are left: so that a progress bar has an end. `settings` is
+    what else decides the run than its state, by name, as `fit` was given it: for a checkpoint to tell runs apart."""
 
-    def __init__(self, chunks: Iterator, count: int):
-        self.chunks, self.count = chunks, count
+    def __init__(self, chunks: Iterator, count: int, settings: dict[str, Any] | None = None):
+        self.chunks, self.count, self.settings = chunks, count, settings or {}
 
     def __next__(self) -> tuple[State, dict[str, np.ndarray]]:
         self.count -= 1
@@ -176,8 +191,9 @@ class Chunks(Iterator):
 
 def refuse_settings(state: State, optimiser, steps: int, chunk: int, teacher, target_decay: Curriculum) -> None:
     """Raise ValueError for what `fit` cannot do, before anything is compiled."""
-    if steps < 1 or chunk < 1:
-        raise ValueError(f"steps and chunk must be at least 1, not {steps} and {chunk}")
+    check("steps", steps, least=1, whole=True)
+    check("chunk", chunk, least=1, whole=True)
+    check("target_decay", target_decay, least=0, most=1)
     if (state.target is None) != (not callable(target_decay) and float(target_decay) == 0.0):
         raise ValueError(f"target_decay is {target_decay} here and was another for `begin`: give both the same")
     if teacher is not None and not isinstance(teacher, eqx.Module):

@@ -7,11 +7,13 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.maps import AbstractFlowMap, AverageVelocityMap
 from flowcore.networks import NETWORKS
 from flowcore.objectives.schedules import Curriculum
 from flowcore.training.loop import State, begin
 
+SEEDS = 2**32 - 2  # the last seed: JAX drops the upper bits of larger ones, and the next is taken too
 TRIAL = 100  # steps up to which a run only shows that everything works
 
 
@@ -21,15 +23,22 @@ def adam(rate: float, steps: int, clip: float = 1.0) -> optax.GradientTransforma
 
     Raises ValueError for a rate or clip that is not positive, and for no steps."""
     for name, value in {"rate": rate, "clip": clip, "steps": steps}.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, not {value}")
+        check(name, value, above=0)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(optax.cosine_decay_schedule(rate, steps)))
+
+
+def check_counts(recipe, **least: int) -> None:
+    """Raise ValueError for a part of a recipe that is below its least, for no rate, and for a seed that JAX has not."""
+    for name, value in least.items():
+        check(name, getattr(recipe, name), least=value, whole=True)
+    check("rate", recipe.rate, above=0)
+    check("seed", recipe.seed, least=0, most=SEEDS, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Network (one of `flowcore.NETWORKS`, with its `width` and `depth`), training steps, examples per step, peak
-    learning rate of Adam, and the seed of weights, batches and noise."""
+    learning rate of Adam, and the seed of weights, batches and noise. Raises ValueError for numbers that cannot be."""
 
     network: str = "mlp"
     width: int = 128
@@ -38,6 +47,9 @@ class Recipe:
     batch: int = 512
     rate: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self):
+        check_counts(self, width=1, depth=0, steps=1, batch=1)
 
     @property
     def trial(self) -> bool:

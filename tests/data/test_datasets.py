@@ -79,11 +79,12 @@ def cifar10_files() -> dict[str, bytes]:
 
 
 def builder_of(parent, files: dict[str, bytes], base: str):
-    """`parent` with its files at another address, and the checksums of these files."""
+    """`parent` with its files at another address, and the checksums of these files, packed and not."""
     urls = {name: f"{base}/{name}" for name in files}
+    unpacked = {name.removesuffix(".gz"): gzip.decompress(content) for name, content in files.items()}
     infos = {
-        urls[name]: UrlInfo(tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name)
-        for name, content in files.items()
+        f"{base}/{name}": UrlInfo(tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name)
+        for name, content in (unpacked | files).items()
     }
     in_order = tuple(urls[url.rsplit("/", 1)[1]] for url in parent.URLS)
     return type(f"Local{parent.__name__}", (parent,), {"URLS": in_order, "url_infos": infos})
@@ -291,13 +292,9 @@ CONTENT = {name.removesuffix(".gz"): gzip.decompress(packed) for name, packed in
 
 
 @pytest.fixture
-def known_content(offer, monkeypatch):
-    """A data set "local" of which the checksums of the unpacked files are recorded too."""
+def known_content(offer):
+    """The folder of a data set "local"."""
     folder, _ = offer(FlowMnist, mnist_files())
-    base = BUILDERS["local"].URLS[0].rsplit("/", 1)[0]
-    for name, content in CONTENT.items():
-        info = UrlInfo(tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name)
-        monkeypatch.setitem(BUILDERS["local"].url_infos, f"{base}/{name}", info)
     return folder
 
 

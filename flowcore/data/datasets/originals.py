@@ -75,8 +75,8 @@ def original_files(builder: type[ImageBuilder], folder: Path) -> dict[str, Path]
     """The original files of `builder` in `folder`, by name, each of the recorded sha256.
 
     A file `name.gz` may also lie there unpacked, as `name`, or packed anew, as distributions do: then its content is
-    compared, where `checksums.tsv` has a line for `name` too (unpacked files without one are not). Raises `DataError`
-    for a file that is missing or is not the original.
+    compared, for which `checksums.tsv` must have a line for `name` too. Raises `DataError` for a file that is missing,
+    is not the original, or cannot be compared.
     """
     names = [file_name(url) for url in builder.URLS]
     found = {}
@@ -86,9 +86,11 @@ def original_files(builder: type[ImageBuilder], folder: Path) -> dict[str, Path]
         if packed.is_file():
             if content is None or unpacked_checksum(packed) != content.checksum:
                 refuse_other_file(packed, builder.url_infos[url].checksum)
-        elif unpacked.is_file() and content is not None:
+        elif unpacked.is_file() and unpacked != packed:
+            if content is None:
+                raise DataError(f"{unpacked} cannot be compared: only {name} has a recorded sha256. Put {name} there")
             refuse_other_file(unpacked, content.checksum)
-        elif not (unpacked.is_file() and not name.endswith(".tar.gz")):
+        else:
             expected = ", ".join(names)
             raise DataError(f"{name} is not in {folder}. Put the original files there: {expected} (.gz or unpacked)")
         found[name] = packed if packed.is_file() else unpacked
