@@ -142,11 +142,14 @@ class Objective(eqx.Module):
 
     def __call__(self, model, examples: Examples, *, target, teacher=None, progress=0.0, step=0, key: PRNGKeyArray):
         """(loss, {term name: its mean loss}). Differentiate in `model`: `target` and `teacher` get no gradient. A term
-        that rests at this step counts and logs 0."""
+        that rests at this step counts and logs 0. Raises ValueError for a batch that leaves a term without rows."""
         batch, losses, total, start = jax.tree.leaves(examples)[0].shape[0], {}, 0.0, 0
         split = sum(term.share for term in self.terms) < 1 + 1e-9
         for i, term in enumerate(self.terms):
             rows = max(1, round(term.share * batch))
+            if split and start >= batch:
+                shares = ", ".join(f"{each.share:g}" for each in self.terms)
+                raise ValueError(f"a batch of {batch} rows leaves none for {term.name}: shares {shares} want more rows")
             mine = rows_of(examples, start if split else 0, rows)
             start += rows
             key_term = jax.random.fold_in(key, i if term.draw is None else term.draw)

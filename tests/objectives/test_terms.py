@@ -291,3 +291,11 @@ def test_a_condition_is_drawn_per_row_and_binds_model_target_and_teacher():
     draw = Term(read, times.diagonal(), **condition, distance=lambda left, right: left**2)
     mean_square = loss(draw, jnp.ones((4000, 2)), model=model, teacher=teacher)
     assert mean_square == pytest.approx(1 / 3, abs=0.02)  # 4,000 draws: not one for the whole batch
+
+
+def test_a_batch_that_leaves_a_term_without_rows_is_refused():
+    """Its mean would be that of nothing."""
+    terms = Term(mean_flow, times.ordered(), share=0.95), Term(flow_matching, times.diagonal(), share=0.05)
+    model = AverageVelocityMap(ResidualMLP(2, 8, 1, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match="a batch of 8 rows leaves none for flow_matching: shares 0.95, 0.05"):
+        Objective(terms)(model, jnp.zeros((8, 2)), target=model, key=jax.random.key(0))
