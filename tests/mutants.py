@@ -107,10 +107,10 @@ def tests_of(function: str) -> list[list[str]]:
         for path in sorted(ROOT.glob("tests/**/test_*.py"), key=lambda path: path.stat().st_size)
         if re.search(rf"\b{function}\b", path.read_text())
     ]
-    common = [["tests/test_methods.py", "-k", " or ".join(f"[{name}]" for name in rows)]] if rows else []
+    common = [["tests/methods/test_methods.py", "-k", " or ".join(f"[{name}]" for name in rows)]] if rows else []
     if function == "flow_matching":
-        common = [["tests/test_methods.py", "-k", "[flow"]]  # its name there has a space
-    return common + [[path] for path in named if path != "tests/test_methods.py"]
+        common = [["tests/methods/test_methods.py", "-k", "[flow"]]  # its name there has a space
+    return common + [[path] for path in named if path != "tests/methods/test_methods.py"]
 
 
 def caught(mutant: Mutant, tree: Path) -> str | None:
