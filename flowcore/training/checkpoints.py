@@ -47,7 +47,7 @@ def save(
 ) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
     """What `fit` yields, each state written to `folder` first, of which the `newest` few stay.
 
-    `source` is the one that `fit` deals from. On several processes the folder must be one that all of them see. Raises
+    `source` is the one that `fit` draws from. On several processes the folder must be one that all of them see. Raises
     ValueError if the folder is none of checkpoints, or holds a run that this one does not go on from; before anything
     is trained if that run had other settings (another rate, method, batch, teacher, number of steps), unless they are
     meant to have `changed`; and if the source is not the one that `fit` draws from. What wraps `fit` hides the
@@ -72,7 +72,7 @@ def save(
                 )
             before, place = place, source.state()
             if place and place == before:
-                raise ValueError("the source has not moved: give `save` the very source that `fit` deals from")
+                raise ValueError("the source has not moved: give `save` the very source that `fit` draws from")
             arrays = named_arrays(state)
             written = orbax.args.Composite(
                 state=orbax.args.StandardSave(arrays),

@@ -61,7 +61,7 @@ class Devices:
 def move(tree, sharding: Callable):
     """The tree with every array where its `sharding` says."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
-    leaves, structure = jax.tree.flatten(arrays)  # jit would hand back an equal source, which deals from another place
+    leaves, structure = jax.tree.flatten(arrays)  # jit would hand back an equal source, which draws from another place
     return eqx.combine(jax.tree.unflatten(structure, constrain(leaves, [sharding(leaf) for leaf in leaves])), rest)
 
 

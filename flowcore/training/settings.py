@@ -31,11 +31,11 @@ def describe(value: Any) -> dict[str, str]:
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
     """The first parts that are not the same in both, in words; "" if all are."""
     other = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
-    told = [
+    words = [
         f"{shortened(name)} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" for name in other
     ]
-    more = [f"{len(told) - SHOWN} more"] if len(told) > SHOWN else []
-    return "; ".join(told[:SHOWN] + more)
+    more = [f"{len(words) - SHOWN} more"] if len(words) > SHOWN else []
+    return "; ".join(words[:SHOWN] + more)
 
 
 def shortened(name: str) -> str:
