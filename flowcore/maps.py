@@ -60,10 +60,14 @@ class AverageVelocityMap(AbstractFlowMap):
 
 
 class ConditionedMap(AbstractFlowMap):
-    """A map that takes a condition after its times, bound to one: made by `map.condition_on(condition)`."""
+    """A map that takes a condition after its times, bound to one: made by `map.condition_on(condition)`. Asked under
+    another, it is the same map under that one."""
 
     map: AbstractFlowMap
     condition: Any
+
+    def condition_on(self, condition):
+        return ConditionedMap(self.map, condition)
 
     def average_velocity(self, x, s, t):
         return self.map.average_velocity(x, s, t, self.condition)
@@ -246,8 +250,8 @@ class GuidedMap(AbstractFlowMap):
     """A teacher pushed away from a weaker one: v = v_weak + scale (v_strong - v_weak), its map by an ODE solve.
 
     With an unconditional model as the weak one this is classifier-free guidance, with an undertrained one autoguidance.
-    Its condition is the scale, `guided.condition_on(2.0)`, or the scale and what the two maps are asked under,
-    `guided.condition_on((2.0, label, no_label))`.
+    Its condition is the scale, `guided.condition_on(2.0)`; by hand also the scale and what the two maps are asked
+    under, `guided.condition_on((2.0, label, no_label))`.
     Reference: Ho & Salimans 2022; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3.
     Raises ValueError for a condition that is neither.
     """
@@ -287,6 +291,10 @@ class WithAuxiliary(AbstractFlowMap):
 
     map: AbstractFlowMap
     auxiliary: AbstractFlowMap
+
+    @property
+    def condition(self):
+        return self.map.condition
 
     def condition_on(self, condition):
         return WithAuxiliary(self.map.condition_on(condition), self.auxiliary.condition_on(condition))

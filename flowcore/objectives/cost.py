@@ -8,6 +8,7 @@ clock. Every term is given the full batch, as in the survey's table (section 5.6
 What a real training step takes, and what its own share of the batch costs, is measured by `ci/replicate bench`.
 """
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -44,22 +45,27 @@ def gradient(loss: Objective) -> Callable:
     return gradient
 
 
-def forward_passes(loss: Objective, *, model=None, teacher=None, like=None) -> float:
+def forward_passes(loss: Objective, *, model=None, teacher=None, like=None, condition=None) -> float:
     """Cost of one training iteration of the objective, in forward passes: 3 for flow matching, 4 for MeanFlow.
 
     Measured on a residual MLP of 12 layers of 1,024 units and points of 8 numbers, or on a `model` and a batch `like`
-    its own; a teacher, where the objective asks for one, is as large (by default another such network).
+    its own, under a `condition` if it needs one; a teacher, where the objective asks for one, is as large (by default
+    another such network). Raises ValueError for a model without a batch, and for a batch without a model.
     """
+    if (model is None) != (like is None):
+        raise ValueError("give forward_passes a model and a batch like its own, or neither")
     keys = jax.random.split(jax.random.key(0), 2)
     if model is None:
         model, other = (AverageVelocityMap(ResidualMLP(8, 1024, 12, key=key)) for key in keys)
         teacher = other if teacher is None else teacher
         model = WithAuxiliary(model, other)  # an auxiliary network costs nothing unless it is asked
-    examples, key = jnp.zeros((ROWS, 8)) if like is None else like, jax.random.key(1)
+    rows = math.lcm(ROWS, *(term.group or 1 for term in loss.terms))
+    examples, key = jnp.zeros((rows, 8)) if like is None else like, jax.random.key(1)
     x0, _, _ = parts(examples)
 
     def forward(model, x0, s, t):
-        return jax.vmap(model.average_velocity)(x0, s, t)
+        asked = model if condition is None else model.condition_on(condition)
+        return jax.vmap(asked.average_velocity)(x0, s, t)
 
     zeros = jnp.zeros(x0.shape[0])
     full = flops(gradient(on_full_batch(loss)), model, teacher, examples, key)

@@ -104,7 +104,7 @@ def guided_condition(classes: int, most: float = 8.0, drop_rate: float = 0.1) ->
 
 def unconditional_velocity(context: Context):
     """The velocity of the target under no class."""
-    return context.target.map.condition_on(jnp.zeros_like(context.target.condition)).velocity
+    return context.target.condition_on(jnp.zeros_like(context.target.condition)).velocity
 
 
 def guided_velocity(scale: float, self_share: float = 0.0, interval=ALWAYS) -> Callable:
@@ -152,7 +152,7 @@ def guidance_free(model, x, s, t, *, v, target):
     Reference: Chen et al. 2025, "Visual Generation Without Guidance" (GFT), algorithm 1.
     """
     share = 1 - guidance_strength(model.condition, s)
-    free = target.map.condition_on(jnp.zeros_like(target.condition))
+    free = target.condition_on(jnp.zeros_like(target.condition))
     return share * model.velocity(x, s) + (1 - share) * free.velocity(x, s), v(x, s)
 
 

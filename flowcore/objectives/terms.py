@@ -5,6 +5,7 @@ r"""From an equality to a loss.
 An objective is a few terms. This is where single examples become a batch: `vmap` is applied here and nowhere below.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -26,9 +27,12 @@ def unit_weight(*times):
 
 
 def accepts(function: Callable, name: str) -> bool:
-    """Whether the function takes a keyword of that name."""
-    parameters = inspect.signature(function).parameters
-    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    """Whether the function asks for a keyword of that name: it is among its parameters, and not bound already.
+
+    One that would take any keyword (`**others`) does not ask."""
+    if isinstance(function, eqx.Partial | functools.partial):
+        return name not in function.keywords and accepts(function.func, name)
+    return name in inspect.signature(function).parameters
 
 
 class Term(eqx.Module):
@@ -43,7 +47,8 @@ class Term(eqx.Module):
     A `group` of M rows shares its times, and `distance` compares two clouds (M, *shape) in place of two points, as
     inductive moment matching does (Zhou et al. 2025). `uncertainty(model, *times)` is a learned log-weight u: the loss
     is e^-u weight distance + u (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
-    Models", eq. 14). With `every` = k the term is asked for at steps 0, k, 2k, ... only and rests between them.
+    Models", eq. 14). With `every` = k the term is asked for at steps 0, k, 2k, ... only: between them it is not
+    computed, has no gradient and logs 0 (an optimiser with momentum goes on moving what the term alone trains).
 
     Raises ValueError for a share, a group or an `every` that cannot be.
     """
@@ -121,8 +126,9 @@ class Term(eqx.Module):
         if self.condition is not None:
             key, key_condition = jax.random.split(context.key)
             condition = self.condition(context._replace(key=key_condition))
-            model, target = model.condition_on(condition), context.target.condition_on(condition)
-            teacher = None if context.teacher is None else context.teacher.condition_on(condition)
+            stopped = stop_gradients(condition)  # it may be of the live model: a learned embedding
+            model, target = model.condition_on(condition), context.target.condition_on(stopped)
+            teacher = None if context.teacher is None else context.teacher.condition_on(stopped)
             context = context._replace(target=target, teacher=teacher, key=key, model=model)
         arguments = {"v": self.velocity(context), "target": self.target(context), **self.extra(context)}
         return self.equality(model, self.start(context), *context.times, **arguments)

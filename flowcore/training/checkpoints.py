@@ -56,9 +56,12 @@ def save(
     check("newest", newest, least=1, whole=True)
     refuse_other_folder(folder)
     given = getattr(training, "settings", None) or getattr(getattr(training, "iterable", None), "settings", {})
-    settings = describe(given) if given else {}
-    if not changed:
-        refuse_other_settings(folder, settings)
+    known = newest_settings(folder)
+    settings = describe(given) if given else known
+    if known and not given:
+        print(f"what wraps `fit` hides its settings: those of the run in {folder} are taken to be the same", flush=True)
+    if not changed and known and settings:
+        refuse_other_settings(folder, known, settings)
     place = source.state()
     with open_manager(folder, max_to_keep=newest, cleanup_tmp_directories=True) as checkpoints:
         for state, log in training:
@@ -204,17 +207,21 @@ def refuse_other_folder(folder: str | os.PathLike) -> None:
         raise ValueError(f"{folder} holds other things ({', '.join(other[:3])}): give this run a folder of its own")
 
 
-def refuse_other_settings(folder: str | os.PathLike, settings: dict[str, str]) -> None:
-    """Raise ValueError if the newest checkpoint is of a run with others, as far as they are known."""
-    if not Path(folder).expanduser().is_dir() or not settings:
-        return
+def newest_settings(folder: str | os.PathLike) -> dict[str, str]:
+    """Those of the run in the folder, as far as they are known."""
+    if not Path(folder).expanduser().is_dir():
+        return {}
     with open_manager(folder) as checkpoints:
         step = checkpoints.latest_step()
         try:
-            there = None if step is None else read_about(checkpoints, step)["settings"]
+            return {} if step is None else read_about(checkpoints, step)["settings"]
         except Damaged:
-            return  # `restore` tells
-    if there and (other := differences(there, settings)):
+            return {}  # `restore` tells
+
+
+def refuse_other_settings(folder: str | os.PathLike, there: dict[str, str], here: dict[str, str]) -> None:
+    """Raise ValueError if the settings are not those of the run in the folder."""
+    if other := differences(there, here):
         raise ValueError(
             f"the run in {folder} was begun with other settings: {other}. Train as it was begun, keep this run in "
             "another folder, or say that they have: save(..., changed=True)"

@@ -86,13 +86,13 @@ def train_step(state: State, examples, key, objective, teacher, optimiser, decay
     average = update_average(state.average, model, warm)
     target = None if state.target is None else update_average(state.target, model, target_decay)
     log = losses | {"gradient_norm": optax.tree.norm(gradient)}
-    kept = memory[0] if memory else state.memory
-    return State(model, average, target, optimiser_state, state.step + 1, state.key, kept), log
+    new_memory = memory[0] if memory else state.memory
+    return State(model, average, target, optimiser_state, state.step + 1, state.key, new_memory), log
 
 
-def known_to(objective: Callable, state: State) -> dict:
-    """What of the state the objective takes beside the rest: `step`, `memory`."""
-    offered = {"step": state.step, "memory": state.memory}
+def known_to(objective: Callable, step, memory) -> dict:
+    """What the objective takes beside the rest: the `step`, the `memory`."""
+    offered = {"step": step, "memory": memory}
     return {name: value for name, value in offered.items() if value is not None and accepts(objective, name)}
 
 
@@ -101,25 +101,30 @@ def run_chunk(state: State, drawn, source, objective, teacher, optimiser, decays
     """`length` steps in one scan: (state, {name: (length,)}). At module level, so equal runs share a compilation, and
     what is said of attention is said once for each."""
 
-    def body(selected, state, indices):
+    # all seeds are at one step: outside of their vmap it stays one number, and a term that rests is not computed
+    first = state.step.ravel()[0]
+
+    def body(selected, state, indices, step):
         key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         examples = source.batch(indices, key_batch)
         examples = examples if devices is None else devices.split(examples)
-        known = known_to(objective, state)
+        known = known_to(objective, step, state.memory)
         state, log = train_step(state, examples, key_loss, selected, teacher, optimiser, decays, steps, known)
         return state if devices is None else devices.place(state), log
 
     def scan(state):
         examples = jax.eval_shape(source.batch, jax.tree.map(lambda steps: steps[0], drawn), state.key)
-        known = known_to(objective, state)
+        known = known_to(objective, first, state.memory)
         selected = attention.with_selected_attention(objective, state.model, examples, teacher=teacher, **known)
         arrays, static = eqx.partition(state, eqx.is_array)
 
-        def body_arrays(arrays, indices):
-            state, log = body(selected, eqx.combine(arrays, static), indices)
+        def body_arrays(arrays, step):
+            state, log = body(selected, eqx.combine(arrays, static), *step)
             return eqx.filter(state, eqx.is_array), log
 
-        arrays, log = jax.lax.scan(body_arrays, arrays, drawn, length=length)
+        arrays, log = jax.lax.scan(
+            body_arrays, arrays, (drawn, first + jnp.arange(length, dtype=first.dtype)), length=length
+        )
         return eqx.combine(arrays, static), log
 
     state, log = eqx.filter_vmap(scan)(state) if state.key.ndim else scan(state)
@@ -171,19 +176,22 @@ def fit(
         "average_decay": average_decay,
         "target_decay": target_decay,
     }
-    return Chunks(chunks, max(0, steps - done) // length, settings)
+    return Chunks(state, chunks, max(0, steps - done) // length, settings)
 
 
 class Chunks(Iterator):
-    """The chunks of a run, `(state, log)` each, and how many are left: so that a progress bar has an end. `settings` is
-    what else decides the run than its state, by name, as `fit` was given it: for a checkpoint to tell runs apart."""
+    """The chunks of a run, `(state, log)` each, and how many are left: so that a progress bar has an end.
 
-    def __init__(self, chunks: Iterator, count: int, settings: dict[str, Any] | None = None):
-        self.chunks, self.count, self.settings = chunks, count, settings or {}
+    `state` is the last, or the one that was given. `settings` is what else decides the run, by name, as `fit` was given
+    it: for a checkpoint to tell runs apart."""
+
+    def __init__(self, state: State, chunks: Iterator, count: int, settings: dict[str, Any] | None = None):
+        self.state, self.chunks, self.count, self.settings = state, chunks, count, settings or {}
 
     def __next__(self) -> tuple[State, dict[str, np.ndarray]]:
         self.count -= 1
-        return next(self.chunks)
+        self.state, log = next(self.chunks)
+        return self.state, log
 
     def __len__(self) -> int:
         return max(0, self.count)
@@ -249,13 +257,15 @@ def finite(source, indices) -> bool:
 def collect(loop: Iterator, label: str = "") -> tuple[State, dict[str, np.ndarray]]:
     """Runs `fit` to its end: the last state, and each log as one array over all steps.
 
-    With a `label` a progress bar shows the chunks, which needs tqdm (`pip install 'flowcore[notebooks]'`)."""
+    With a `label` a progress bar shows the chunks, which needs tqdm (`pip install 'flowcore[notebooks]'`). A run that
+    has no steps left gives the state that it was given, and no logs; raises ValueError where that is not known."""
+    chunks, last, logs = loop, getattr(loop, "state", None), []
     if label:
         from tqdm.auto import tqdm
 
-        loop = tqdm(loop, desc=label, leave=False)
-    logs, last = [], None
-    for state, log in loop:
-        last = state
+        chunks = tqdm(loop, desc=label, leave=False)
+    for last, log in chunks:  # noqa: B007  the last state is what is wanted
         logs.append(log)
-    return last, {name: np.concatenate([log[name] for log in logs], axis=-1) for name in logs[0]}
+    if last is None:
+        raise ValueError("nothing was trained: the run has no steps left, and its state is the one that was restored")
+    return last, {name: np.concatenate([log[name] for log in logs], axis=-1) for name in (logs[0] if logs else ())}

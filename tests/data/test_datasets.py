@@ -466,7 +466,7 @@ class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture
 def foreign(root):
-    with preparation.quiet(bars=False):
+    with preparation.without_output(bars=False):
         for config in ("even", "ragged"):
             Foreign(data_dir=root, config=config).download_and_prepare(file_format="array_record")
     return root

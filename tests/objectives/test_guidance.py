@@ -6,7 +6,17 @@ import jax.numpy as jnp
 import pytest
 from problems import gradient, lively
 
-from flowcore import AbstractFlowMap, AverageVelocityMap, MixtureMap, Objective, Term, flow_matching, guidance, times
+from flowcore import (
+    AbstractFlowMap,
+    AverageVelocityMap,
+    MixtureMap,
+    Objective,
+    Term,
+    WithAuxiliary,
+    flow_matching,
+    guidance,
+    times,
+)
 from flowcore.data import Labelled, SampledSource
 from flowcore.maps import ConditionedMap
 from flowcore.networks import ResidualMLP
@@ -162,3 +172,17 @@ def test_labelled_toy_data_are_drawn():
 
     batch = SampledSource(draw, 5).batch(None, jax.random.key(0))
     assert batch.x0.shape == (5, 2) and batch.label.shape == (5,)
+
+
+@pytest.mark.parametrize("source", [guidance.guided_velocity(2.0), guidance.conditioned_guided_velocity])
+def test_guidance_and_an_auxiliary_network_compose(source):
+    """A map with an auxiliary network is guided as it is alone."""
+    net = AverageVelocityMap(ResidualMLP(2, 8, 1, conditions=5, key=jax.random.key(0)))
+    x0, label = jax.random.normal(jax.random.key(1), (8, 2)), jnp.arange(8) % 2
+    condition = guidance.guided_condition(2)
+    term = Term(flow_matching, times.diagonal(), velocity=source, condition=condition)
+
+    def loss(model):
+        return Objective((term,))(model, Labelled(x0, label), target=model, key=jax.random.key(2))[0]
+
+    assert loss(WithAuxiliary(net, net)) == pytest.approx(float(loss(net)), rel=1e-12)

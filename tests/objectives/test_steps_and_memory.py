@@ -1,16 +1,19 @@
 """What a term or an objective may know of training: the step, the progress, a memory, a learned weight."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import gradient, same, small_net
+from problems import gradient, lively, same, small_net
 
 from flowcore import (
     AverageVelocityMap,
     Objective,
+    ResidualMLP,
     Term,
     flow_matching,
     mean_flow,
@@ -20,6 +23,7 @@ from flowcore import (
     training,
 )
 from flowcore.data import SampledSource
+from flowcore.training import loop
 
 KEY = jax.random.key(0)
 MODEL = AverageVelocityMap(small_net())
@@ -66,15 +70,20 @@ class Weighed(AverageVelocityMap):
 
 
 def test_a_learned_weight_finds_the_size_of_its_loss():
-    """At the minimum of e^-u d + u the weight is the log of the mean distance."""
-    term = Term(flow_matching, times.given(0.5, 0.5), uncertainty=lambda model, s, t: model.log_weight)
+    """At the minimum of e^-u w d + u the weight is the log of the mean of w d."""
+    term = Term(
+        flow_matching,
+        times.given(0.5, 0.5),
+        uncertainty=lambda model, s, t: model.log_weight,
+        weight=lambda s, t: 3.0,
+    )
     model = Weighed(small_net(), jnp.asarray(0.0))
 
     def loss(u):
         weighed = eqx.tree_at(lambda m: m.log_weight, model, u)
         return Objective((term,))(weighed, X0, target=weighed, key=KEY)[0]
 
-    plain = Objective((Term(flow_matching, times.given(0.5, 0.5)),))(model, X0, target=model, key=KEY)[0]
+    plain = 3 * Objective((Term(flow_matching, times.given(0.5, 0.5)),))(model, X0, target=model, key=KEY)[0]
     assert loss(jnp.asarray(0.0)) == pytest.approx(float(plain))
     assert abs(jax.grad(loss)(jnp.log(plain))) < 1e-12 < abs(jax.grad(loss)(jnp.asarray(0.0)))
 
@@ -128,3 +137,62 @@ def test_an_objective_that_takes_neither_is_given_neither():
 
     state, _ = fit(plain)
     assert state.memory is None
+
+
+@pytest.mark.parametrize("wrap", [eqx.Partial, functools.partial])
+def test_what_a_wrapper_has_bound_is_not_asked_for(wrap):
+    """Neither of a weight, nor of an objective; and one that would take any keyword does not ask."""
+
+    def weighed(s, t, scale, progress=1.0):
+        return scale * progress
+
+    def scaled(model, x0, *, target, teacher, progress, key, scale):
+        value = scale * jnp.mean(x0) * jnp.sum(model.velocity(jnp.ones(2), 0.5))
+        return value, {"scaled": value}
+
+    def loss(weight):
+        term = Term(flow_matching, times.diagonal(), weight=weight)
+        return float(Objective((term,))(MODEL, X0, target=MODEL, progress=0.5, key=KEY)[0])
+
+    assert loss(wrap(weighed, scale=2.0)) == pytest.approx(loss(lambda s, t: 1.0))
+    assert loss(wrap(weighed, scale=2.0, progress=3.0)) == pytest.approx(6 * loss(lambda s, t: 1.0))
+    fit(wrap(scaled, scale=2.0))
+    fit(lambda *given, **others: scaled(*given, scale=1.0, **others))
+
+
+def test_a_term_of_several_seeds_rests_without_being_computed():
+    """All seeds are at one step, so what decides is one number: a condition and not a choice between both."""
+    objective, optimiser = Objective((Term(mean_flow, times.ordered(), every=3),)), optax.sgd(0.05)
+    begin = eqx.filter_vmap(lambda key: training.begin(MODEL, optimiser, key=key))
+    state = begin(jax.random.split(KEY, 2))
+    last, log = training.collect(training.fit(state, objective, SOURCE, optimiser, steps=6, chunk=3))
+    assert log["mean_flow"].shape == (2, 6)
+    assert np.all(np.nonzero(log["mean_flow"].sum(axis=0))[0] == [0, 3])
+    arguments = state, None, SOURCE, objective, None, optimiser, (jnp.asarray(0.9), jnp.asarray(0.0)), 6.0, 3, None
+    program = jax.make_jaxpr(lambda key: loop.run_chunk(*arguments)[1])(KEY)
+    assert " cond[" in str(program)
+
+
+def test_no_gradient_reaches_the_target_through_its_condition():
+    class Conditioned(AverageVelocityMap):
+        c: jax.Array
+
+    model = Conditioned(ResidualMLP(2, 8, 1, conditions=1, key=KEY), jnp.ones(1))
+    model = lively(model)
+
+    def of_target(model, x, s, t, *, v, target):
+        return target.velocity(x, s), v(x, s)
+
+    term = Term(of_target, times.diagonal(), condition=lambda context: context.model.c)
+    slope = gradient(lambda m: Objective((term,))(m, X0, target=m, key=KEY)[0], model)
+    assert jnp.linalg.norm(slope) == 0
+
+
+def test_a_run_that_is_over_gives_its_state():
+    optimiser = optax.sgd(0.05)
+    objective = Objective((Term(flow_matching, times.diagonal()),))
+    state, _ = fit(objective, optimiser=optimiser)
+    again, log = training.collect(training.fit(state, objective, SOURCE, optimiser, steps=6))
+    assert again is state and log == {}
+    with pytest.raises(ValueError, match="no steps left"):
+        training.collect(iter([]))

@@ -34,7 +34,7 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=root, ignore_cleanup_errors=True) as scratch:
             work = builder(data_dir=scratch)
             work.files = files
-            with quiet(bars=files is None and bool(builder.URLS)), checksum_explained(name):
+            with without_output(bars=files is None and bool(builder.URLS)), checksum_explained(name):
                 work.download_and_prepare(
                     file_format="array_record",
                     download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
@@ -95,7 +95,7 @@ def checksum_explained(name: str):
 
 
 @contextlib.contextmanager
-def quiet(bars: bool):
+def without_output(bars: bool):
     """Without the banner of TFDS, which differs from run to run; with its progress bars only if they were on."""
     shown = tqdm_utils._active  # TFDS has a way to set this and none to ask
     tfds.display_progress_bar(bars and shown)
