@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         code = asked.command(asked, Tree(root))
         sys.stdout.flush()
         return code
-    except (BadInput, record.RecordError) as error:
+    except BadInput as error:
         return said(str(error), 2)
-    except Failed as error:
+    except (Failed, record.RecordError) as error:
         return said(str(error), 1)
     except KeyboardInterrupt:
         return said("interrupted; nothing recorded was changed", 130)

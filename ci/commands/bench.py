@@ -20,6 +20,7 @@ PEERS = {  # what `bench peers` is held against; packages without their dependen
     "einops==0.8.2": [],
     "rectified-flow-pytorch==0.14.0": ["--no-deps"],
 }
+RESTORE = "restore it from git, or remove it and measure anew"
 
 
 def bench(tree: Tree, names: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def bench(tree: Tree, names: Sequence[str]) -> int:
             ordered = {name: recorded[name] for name in NAMES if name in recorded}
             with files.naming(place):
                 record.write_whole(place, ordered)
-            readme.write(tree, *readme.with_block(tree, "bench", report.table(ordered)))
+            readme.rewrite(tree, "bench", report.table(ordered))
             if name == "steps":
                 picture = io.BytesIO()
                 report.figure(ordered).savefig(picture, format="png", metadata={"Software": None}, dpi=144)
@@ -53,15 +54,15 @@ def bench(tree: Tree, names: Sequence[str]) -> int:
 
 
 def read(place) -> dict:
-    """What was measured before. Raises BadInput for a file that holds something else."""
+    """What was measured before. Raises Failed for a file that holds something else."""
     if not place.exists():
         return {}
     try:
         recorded = json.loads(files.read_text(place))
     except ValueError as error:
-        raise BadInput(f"{place}: not JSON: {first_line(str(error))}") from None
+        raise Failed(f"{place}: not JSON: {first_line(str(error))}: {RESTORE}") from None
     if not isinstance(recorded, dict):
-        raise BadInput(f"{place}: must be an object with an entry for each benchmark")
+        raise Failed(f"{place}: must be an object with an entry for each benchmark: {RESTORE}")
     return recorded
 
 

@@ -1,6 +1,5 @@
 """`check`: recorded notebooks rerun as they are and compared by nbval, with a line for everything that disagrees."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -17,12 +16,19 @@ from commands.tree import TEMPLATE, Tree
 from flowcore import record
 
 JOBS = 2
+NOT_COMPARED = (  # what nbval reads in a cell's tags, and alone in a comment, to pass over the cell or its output
+    "NBVAL_SKIP",
+    "NBVAL_IGNORE_OUTPUT",
+    "NBVAL_RAISES_EXCEPTION",
+    "PYTEST_VALIDATE_IGNORE_OUTPUT",
+)
+TAGS = ("raises-exception", *(word.lower().replace("_", "-") for word in NOT_COMPARED))
 COLOUR = re.compile(r"(?:\x1b|#x1B)\[[0-9;]*m")  # pytest writes the escape so in XML, which has none
 
 
 def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
-    """nbval on the notebooks as they are. It passes on cells that were never run, so these are refused before; and so
-    is a record that cannot be read."""
+    """nbval on the notebooks as they are. It passes where nothing is compared, so such notebooks are refused before;
+    and so is a record that cannot be read."""
     if since is not None and papers:
         raise BadInput("say which replications, or --since a revision, not both")
     chosen = tree.choose(papers or ["all"]) if since is None else touched(tree, since)
@@ -47,13 +53,38 @@ def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
 def refuse_unrecorded(tree: Tree, paper: str) -> None:
     """Raises NotebookFailed for what nbval would pass over."""
     notebook = notebooks.read(tree.notebook(paper))
-    cells = notebooks.code_cells(notebook)
-    compared = cells and notebooks.tagged(cells[-1], "nbval-check-output") and cells[-1]["outputs"]
+    cells, above = notebooks.code_cells(notebook), notebooks.headings(notebook)
+    for cell in cells:
+        if passed_over := not_compared(cell):
+            reason = f"{passed_over} keeps it from being compared: remove that"
+            raise NotebookFailed(f"{paper}.ipynb, {notebooks.place(cell, above, reason)}")
     reason = notebooks.failure(notebook) or (None if cells else "it has no code")
-    if not reason and tree.keeps_record(paper) and not compared:
-        reason = "the last cell must be tagged nbval-check-output and have its output"
+    if not reason and tree.keeps_record(paper):
+        reason = without_verdict(tree, paper, cells[-1])
     if reason:
         raise NotebookFailed(f"{paper}.ipynb, {reason}; ci/replicate record {paper}")
+
+
+def not_compared(cell: dict) -> str | None:
+    """The tag or comment for which nbval would not run the cell, or not care how it ends; None when there is none."""
+    tag = next((f"the tag {tag}" for tag in TAGS if notebooks.tagged(cell, tag)), None)
+    comments = [
+        line.strip().lstrip("#").strip() for line in cell["source"].splitlines() if line.strip().startswith("#")
+    ]
+    return tag or next((f"the comment {word}" for word in NOT_COMPARED if word in comments), None)
+
+
+def without_verdict(tree: Tree, paper: str, last: dict) -> str | None:
+    """Why the output of the last cell holds no verdict on a metric; None when it does."""
+    if not notebooks.tagged(last, "nbval-check-output") or not last["outputs"]:
+        return "the last cell must be tagged nbval-check-output and have its output"
+    if not tree.presets(paper)[record.DEFAULT_PRESET].get("metrics"):
+        return (
+            f"the preset {record.DEFAULT_PRESET} of {paper}.json has no metrics yet: there is nothing to compare with"
+        )
+    if not any(line.endswith(" ok") for line in notebooks.printed(last).splitlines()):
+        return "the output of the last cell has no line of a metric that is ok: nothing was compared"
+    return None
 
 
 # --- what has changed ----------------------------------------------------------------------------------------------
@@ -107,23 +138,24 @@ def rerun(tree: Tree, paths: list[Path]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code = subprocess.run([*pytest, *nbval, f"--junitxml={report}", *paths]).returncode
-        if not code:
-            return
-        said = []
-        with contextlib.suppress(OSError, ElementTree.ParseError):  # pytest was ended before it had written all of it
+        try:
             said = list(failures(tree, paths, report.read_text(encoding="utf-8")))
-    yield from said or [
-        f"pytest ended with {code} and does not say why; the notebooks: {', '.join(p.stem for p in paths)}"
-    ]
+        except (OSError, ElementTree.ParseError):  # pytest was ended before it had written all of it
+            said, code = [], code or "no report"
+    if code and not said:
+        said = [f"pytest ended with {code} and does not say why; the notebooks: {', '.join(p.stem for p in paths)}"]
+    yield from said
 
 
 def failures(tree: Tree, paths: list[Path], report: str) -> Iterator[str]:
     """What a report of pytest holds, a line each: every metric and claim that disagrees, and of cells that failed the
-    first of each notebook, since those below it mostly fail in its wake."""
+    first of each notebook, since those below it mostly fail in its wake. Where none failed, as many must have passed as
+    the notebook has cells."""
     cases = list(ElementTree.fromstring(report).iter("testcase"))
     for path in paths:
         name = path.relative_to(tree.root).as_posix()
-        mine = [case for case in cases if belongs(case, name) and case_text(case)]
+        there = [case for case in cases if belongs(case, name)]
+        mine = [case for case in there if case_text(case)]
         judged = [case for case in mine if "OutOfBand: " in case_text(case)]
         broken = [case for case in mine if case not in judged]
         if broken:
@@ -131,6 +163,10 @@ def failures(tree: Tree, paths: list[Path], report: str) -> Iterator[str]:
             yield f"{path.stem}: {in_words(path, broken[0])}{below}"
         for case in judged:
             yield from (f"{path.stem}: {line}" for line in disagreements(tree, path.stem, case_text(case)))
+        passed = sum(case.find("skipped") is None for case in there)
+        wanted = sum(cell["cell_type"] == "code" for cell in notebooks.read(path)["cells"])
+        if not mine and passed != wanted:
+            yield f"{path.stem}: {passed} of {wanted} code cells were run and compared; see what pytest says above"
 
 
 def belongs(case: ElementTree.Element, name: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from commands.errors import BadInput, Failed
+from flowcore import record
 
 
 def read_text(path: Path) -> str:
@@ -25,7 +26,7 @@ def read_text(path: Path) -> str:
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[Path]:
     """The name beside `path` to write to. Whatever goes wrong is said of `path`, and what was half written goes."""
-    part = path.with_name(f"{path.name}.part")
+    part = record.part_of(path)
     try:
         yield part
     except BaseException as error:
@@ -108,4 +109,13 @@ def held(folder: Path, name: str, busy: str) -> Iterator[None]:
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk the lock holds, though nobody can read whose it is
             os.write(file.fileno(), str(os.getpid()).encode())
+        yield
+
+
+@contextlib.contextmanager
+def waited_for(folder: Path, name: str) -> Iterator[None]:
+    """Such a lock for what takes a moment: whoever comes second waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}.lock", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

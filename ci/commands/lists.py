@@ -85,10 +85,13 @@ def table(tree: Tree, check_only: bool) -> int:
     readme.with_block(tree, "landscape", "")  # a README without a place for it is refused before JAX is imported
     from flowcore import landscape
 
-    before, after = readme.with_block(tree, "landscape", landscape.table(tree.replications))
-    if check_only and before != after:
-        raise Failed("the table in README.md is out of date; ci/replicate table rewrites it")
-    readme.write(tree, before, after)
+    content = landscape.table(tree.replications)
+    if check_only:
+        before, after = readme.with_block(tree, "landscape", content)
+        if before != after:
+            raise Failed("the table in README.md is out of date; ci/replicate table rewrites it")
+    else:
+        readme.rewrite(tree, "landscape", content)
     print("the table in README.md is up to date")
     return 0
 

@@ -9,20 +9,22 @@ import re
 from pathlib import Path
 
 from commands import files
-from commands.errors import BadInput, first_line
+from commands.errors import NotebookFailed, first_line
 
 
 def read(path: Path) -> dict:
-    """The notebook as plain dictionaries, every source as one text. Raises BadInput for what is no notebook."""
+    """The notebook as plain dictionaries, every source as one text. Raises NotebookFailed for what is no notebook."""
     try:
         notebook = json.loads(files.read_text(path))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not a notebook: not JSON: {first_line(str(error))}") from None
+        raise NotebookFailed(f"{path} is not a notebook: not JSON: {first_line(str(error))}") from None
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
     if not isinstance(cells, list) or not all(map(is_cell, cells)):
-        raise BadInput(f"{path} is not a notebook: it needs a list of cells, each with a type, source and metadata")
+        raise NotebookFailed(
+            f"{path} is not a notebook: it needs a list of cells, each with a type, source and metadata"
+        )
     if notebook.get("nbformat") != 4:
-        raise BadInput(f"{path} is not a notebook of format 4, but of {notebook.get('nbformat')}")
+        raise NotebookFailed(f"{path} is not a notebook of format 4, but of {notebook.get('nbformat')}")
     for cell in cells:
         cell["source"] = "".join(cell["source"])
     return notebook
@@ -39,13 +41,13 @@ def is_cell(cell: object) -> bool:
 
 
 def load(path: Path):
-    """The notebook as nbformat validates and writes it. Raises BadInput for what is no notebook."""
+    """The notebook as nbformat validates and writes it. Raises NotebookFailed for what is no notebook."""
     import nbformat
 
     try:
         return nbformat.reads(files.read_text(path), as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
-        raise BadInput(f"{path} is not a notebook: {first_line(str(error))}") from None
+        raise NotebookFailed(f"{path} is not a notebook: {first_line(str(error))}") from None
 
 
 def write(path: Path, notebook) -> None:
@@ -57,7 +59,14 @@ def write(path: Path, notebook) -> None:
 
 
 def tagged(cell: dict, tag: str) -> bool:
-    return tag in cell["metadata"].get("tags", [])
+    tags = cell["metadata"].get("tags")
+    return isinstance(tags, list) and tag in tags
+
+
+def printed(cell: dict) -> str:
+    """What a reader of the cell's outputs reads as plain text."""
+    texts = [output.get("text", output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
+    return "\n".join("".join(text) for text in texts)
 
 
 def code_cells(notebook: dict) -> list[dict]:

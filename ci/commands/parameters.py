@@ -2,7 +2,7 @@
 
 One cell, tagged `parameters`, has a line for each: annotated, literal, commented. The comment may state a range,
 
-    steps: int = 4000  # training steps of the main run, at least 1; fewer than 100 are a trial
+    steps: int = 4000  # training steps of the main run, at least 1; up to 100 is a trial
     rate: float = 2e-3  # peak rate of Adam, > 0
     diagonal: float = 0.5  # share of the rows, in [0, 1], where source and target are one
     network: str = "mlp"  # backbone: one of mlp, dit, unet; the last two for images
@@ -13,8 +13,9 @@ namely one of
     in [A, B]    in (A, B]    in [A, B)    in (A, B)    one of WORD, WORD, ...
 
 which begins the comment or follows a comma, a semicolon or a colon, and ends with the comment, at a semicolon or, but
-for the words, at a comma. A round bracket excludes its end. Of a tuple the range is that of each entry. Two ranges are
-refused, and so is a sign that compares with a number elsewhere in the comment, so that no range is overlooked.
+for the words, at a comma. A single word has no dot: `one of flowcore.NETWORKS` states no range. A round bracket
+excludes its end. Of a tuple the range is that of each entry. Two ranges are refused, and so is a sign that compares
+with a number elsewhere in the comment, so that no range is overlooked.
 
 Without a word of it: a float is finite, an integer fits 32 bits, and a seed is in [0, 2147483648).
 """
@@ -40,7 +41,7 @@ RELATION = rf"(?P<relation>>=|<=|>|<|{'|'.join(SIGNS)})"
 BOUND = re.compile(CLAUSE.format(rf"{RELATION} *(?P<bound>{NUMBER})", ",;"))
 ENDS = rf"in (?P<left>[\[(]) *(?P<low>{NUMBER}), *(?P<high>{NUMBER}) *(?P<right>[\])])"
 INTERVAL = re.compile(CLAUSE.format(ENDS, ",;"))
-CHOICES = re.compile(CLAUSE.format(r"one of (?P<words>\w[\w.+-]*(?:, *\w[\w.+-]*)+)", ";"))
+CHOICES = re.compile(CLAUSE.format(r"one of (?P<words>\w[\w.+-]*(?:, *\w[\w.+-]*)+|\w[\w+-]*)", ";"))
 COMPARISON = re.compile(rf"(?:>=|<=|>|<) *{NUMBER}|\bin [\[(] *{NUMBER}")
 END = 2**31  # of what 32 bits hold
 

@@ -16,6 +16,10 @@ def with_block(tree: Tree, name: str, content: str) -> tuple[str, str]:
     return text, f"{before}{start}\n{content}\n{end}{after}"
 
 
-def write(tree: Tree, before: str, after: str) -> None:
-    if after != before:
-        files.write(tree.root / "README.md", after)
+def rewrite(tree: Tree, name: str, content: str) -> None:
+    """Puts the block in its place. Another writer is waited for, so that neither loses the block of the other."""
+    before, after = with_block(tree, name, content)
+    if after == before:
+        return
+    with files.waited_for(tree.build / "locks", "README.md"):
+        files.write(tree.root / "README.md", with_block(tree, name, content)[1])

@@ -18,13 +18,14 @@ from commands.run import portable
 from commands.tree import Tree
 from flowcore import record
 
+SOURCES = (".py", ".npz", ".tsv")  # of flowcore: its code and the data that lies in it
 BUSY = "{} is being recorded or refreshed"
 
 
 def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> int:
     """Both files are replaced at the very end: an interrupted or failing recording leaves the old ones as they were.
     The seeds that it had finished are kept, and used by the next recording of the very same notebook, parameters and
-    flowcore."""
+    flowcore in the same environment."""
     (paper,) = one(tree.choose([paper]))
     if seeds < 3:
         raise BadInput(f"a band needs at least 3 seeds, not {seeds}")
@@ -32,7 +33,7 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
     require_device()
     with tree.lock(f"record.{paper}", BUSY.format(paper)):
         work = tree.build / "record" / f"{paper}.{portable(preset)}"
-        wanted = recipe(tree.notebook(paper), given)
+        wanted = recipe(tree, paper, given)
         if not finished(work / "recipe", wanted):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -81,14 +82,19 @@ def write(path: Path, content: dict) -> None:
         record.write(path, content)
 
 
-def recipe(notebook: Path, given: dict[str, object]) -> str:
-    """A hash of what a recorded number depends on: the notebook's code, its parameters and flowcore."""
+def recipe(tree: Tree, paper: str, given: dict[str, object]) -> str:
+    """A hash of what a recorded number depends on: the notebook's code, its parameters, flowcore with the data that
+    lies in it, and the versions of the packages."""
     import flowcore
 
     content = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    content.update("\n".join(cell["source"] for cell in notebooks.code_cells(notebooks.read(notebook))).encode())
-    for path in sorted(Path(flowcore.__file__).parent.rglob("*.py")):
-        content.update(path.read_bytes())
+    cells = notebooks.code_cells(notebooks.read(tree.notebook(paper)))
+    content.update("\n".join(cell["source"] for cell in cells).encode())
+    for path in sorted(Path(flowcore.__file__).parent.rglob("*")):
+        if path.suffix in SOURCES:
+            content.update(path.read_bytes())
+    with contextlib.suppress(FileNotFoundError):  # an environment of one's own has no pins
+        content.update((tree.root / "ci" / "requirements.txt").read_bytes())
     return content.hexdigest()
 
 
@@ -114,7 +120,7 @@ def measure(notebook: Path, given: dict[str, object], seeds: int, jobs: int, wor
 
 def measured(output: Path) -> bool:
     """Whether an earlier recording came to the end of this seed; what it left half written does not count."""
-    with contextlib.suppress(BadInput):
+    with contextlib.suppress(NotebookFailed):
         return output.exists() and notebooks.failure(notebooks.read(output)) is None
     return False
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands import parameters
+from commands import files, parameters
 from commands.arguments import positive
 from commands.execution import Run, execute, require_device
 from commands.tree import Tree
 from flowcore import record
 
+UNDER_WAY = "running"  # the folder of build/ where outputs lie until there is something to show
 LONGEST = 60  # characters that a file's name says of the assignments
 
 
@@ -27,21 +28,31 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
             recorded = parameters.of_preset(tree.record(paper), preset or record.DEFAULT_PRESET, known)
         assigned = parameters.assigned(assignments, known)
         given = (recorded if preset else {}) | assigned
-        output = tree.build / f"{named(paper, preset, assigned)}.ipynb"
+        output = tree.build / UNDER_WAY / f"{named(paper, preset, assigned)}.ipynb"
         runs.append(Run(tree.notebook(paper), output, given, tree.folder(paper), paper, html=True))
     require_device()
     with contextlib.ExitStack() as locks:
         for task in runs:
-            locks.enter_context(tree.lock(task.output.name, f"{task.output} is being written"))
+            locks.enter_context(tree.lock(task.output.name, f"{tree.build / task.output.name} is being written"))
         for task in runs:
+            task.output.parent.mkdir(exist_ok=True)
             for old in pages(task.output):
                 old.unlink(missing_ok=True)
-        failures = list(execute(runs, jobs))
-    for task, failed in zip(runs, failures, strict=True):
-        print(f"{'FAILED' if failed else 'done'}  {task.output}  {task.output.with_suffix('.html').name}")
+        ended = [(shown(task), failed) for task, failed in zip(runs, execute(runs, jobs), strict=True)]
+    for (line, failed), task in zip(ended, runs, strict=True):
+        print(f"{'FAILED' if failed else 'done'}  {line or task.label}")
         if failed:
             print(f"replicate: {failed}", file=sys.stderr)
-    return 1 if any(failures) else 0
+    return 1 if any(failed for _, failed in ended) else 0
+
+
+def shown(task: Run) -> str | None:
+    """Puts what was executed in the place of what was there before, and says where; None when nothing was."""
+    if not all(page.exists() for page in pages(task.output)):
+        return None
+    output = task.output.parent.parent / task.output.name
+    files.move(dict(zip(pages(task.output), pages(output), strict=True)))
+    return f"{output}  {output.with_suffix('.html').name}"
 
 
 def pages(output: Path) -> tuple[Path, Path]:
@@ -81,7 +92,7 @@ EPILOG = """\
 The output is named after what was asked: build/PAPER.PRESET.NAME=VALUE.ipynb, with a hash where that is long.
 
 Parameters are those of section 3, the cell tagged `parameters`. A line of it may state a range in its comment:
-    steps: int = 4000  # training steps, at least 1; fewer than 100 are a trial
+    steps: int = 4000  # training steps, at least 1; up to 100 is a trial
     rate: float = 2e-3  # peak rate of Adam, > 0
     diagonal: float = 0.5  # share of the rows, in [0, 1], where source and target are one
     network: str = "mlp"  # backbone: one of mlp, dit, unet; the last two for images

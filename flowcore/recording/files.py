@@ -24,10 +24,11 @@ METRICS = {  # what a record of a family cannot do without, beside `cost`
     "manifold": ("energy_distance",),
     "likelihood": ("log_density_error_1",),
 }
+REMEDY = "restore it from git, or record anew"
 
 
 class RecordError(ValueError):
-    """A record that cannot be read; the message is one line naming the file and the key."""
+    """A record that cannot be read; the message is one line naming the file, the key and the remedy."""
 
 
 def is_number(value: object) -> bool:
@@ -94,10 +95,15 @@ def read(path: Path | str) -> dict:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(f"{path}: there is no such record") from None
+        raise RecordError(f"{path}: there is no such record: restore it from git") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8: {error}: {REMEDY}") from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON: {error}") from None
-    validate(record, path)
+        raise RecordError(f"{path}: not JSON: {error}: {REMEDY}") from None
+    try:
+        validate(record, path)
+    except RecordError as error:
+        raise RecordError(f"{error}: {REMEDY}") from None
     return record
 
 
@@ -107,8 +113,13 @@ def write(path: Path | str, record: dict) -> None:
     write_whole(path, record)
 
 
+def part_of(path: Path | str) -> Path:
+    """The name beside a file to write to before it is replaced: no other process has the same."""
+    return Path(f"{path}.{os.getpid()}.part")
+
+
 def write_whole(path: Path | str, content: dict) -> None:
     """Replaces a JSON file in one move: whoever reads it sees the old one or the new one."""
-    part = Path(f"{path}.part")
+    part = part_of(path)
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)

@@ -1,12 +1,15 @@
 """`check`: what nbval compares, what is refused before, and what has changed since a revision."""
 
+import os
 import shutil
 import subprocess
 
 import nbformat
 import pytest
+from nbval import plugin
 from trees import change_record, contents, one_line, put
 
+from commands import check
 from commands.__main__ import main
 from commands.check import touched
 from commands.tree import Tree
@@ -66,6 +69,43 @@ def test_check_refuses_what_nbval_would_not_compare(recorded, capsys, spoil, exp
     nbformat.write(executed, path)
     assert main(["check"], recorded) == 1
     one_line(capsys, "paper.ipynb", expected)
+
+
+def test_what_nbval_passes_over_is_what_check_refuses():
+    """Its own list, so that a word that a later one knows is noticed."""
+    checked = {"NBVAL_CHECK_OUTPUT", "nbval-check-output"}
+    assert {*plugin.comment_markers, *plugin.metadata_tags} - checked == {*check.NOT_COMPARED, *check.TAGS}
+
+
+SKIPPED = """import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "Cell 3":
+            item.options["skip"] = True
+"""
+DESELECTED = """def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if item.name != "Cell 3"]
+"""
+
+
+@pytest.mark.parametrize("plug", [SKIPPED, DESELECTED], ids=["skipped", "not collected"])
+def test_check_is_red_when_a_cell_was_not_compared_though_pytest_is_green(recorded, monkeypatch, capfd, tmp_path, plug):
+    (tmp_path / "passing_over.py").write_text(plug)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTEST_PLUGINS", "passing_over")
+    assert main(["check"], recorded) == 1
+    assert capfd.readouterr().err == (
+        "replicate: paper: 3 of 4 code cells were run and compared; see what pytest says above\n"
+    )
+
+
+def test_check_is_red_without_a_report(recorded, monkeypatch, capfd):
+    monkeypatch.setattr(check.ElementTree, "fromstring", lambda _: (_ for _ in ()).throw(check.ElementTree.ParseError))
+    assert main(["check"], recorded) == 1
+    assert capfd.readouterr().err == (
+        "replicate: pytest ended with no report and does not say why; the notebooks: paper\n"
+    )
 
 
 def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):

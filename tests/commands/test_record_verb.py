@@ -7,9 +7,11 @@ import nbformat
 import pytest
 from trees import TRAIN, change_record, contents, notebook, start
 
+import flowcore
 from commands import notebooks
 from commands import record as recording
 from commands.__main__ import main
+from commands.tree import Tree
 from flowcore import record
 
 
@@ -106,6 +108,20 @@ def test_a_recording_goes_on_with_the_seeds_that_had_finished(recorded):
     (recorded / "ran").unlink()
     assert main(["record", "paper", "--preset", "other", "--seeds", "3"], recorded) == 0
     assert (recorded / "ran").read_text() == "012"
+
+
+@pytest.mark.parametrize(
+    "name", ["flowcore/maps.py", "flowcore/a/cloth.npz", "flowcore/sums.tsv", "ci/requirements.txt"]
+)
+def test_finished_seeds_are_of_the_same_code_data_and_packages(tree, monkeypatch, name):
+    (tree / "flowcore" / "a").mkdir(parents=True)
+    (tree / "ci").mkdir()
+    monkeypatch.setattr(flowcore, "__file__", str(tree / "flowcore" / "__init__.py"))
+    (tree / name).write_text("1")
+    before = recording.recipe(Tree(tree), "paper", {})
+    assert recording.recipe(Tree(tree), "paper", {}) == before
+    (tree / name).write_text("2")
+    assert recording.recipe(Tree(tree), "paper", {}) != before
 
 
 def test_refresh_executes_in_place_and_moves_no_number(recorded, capsys):

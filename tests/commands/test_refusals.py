@@ -52,13 +52,13 @@ def test_a_wrong_command_is_answered_in_one_line(tree, capsys, arguments, expect
 def test_a_record_spoilt_by_hand_is_named(tree, capsys, edit, expected):
     path = tree / "replications" / "paper.json"
     path.write_text(edit(path.read_text()))
-    assert main(["run", "paper", "--preset", "other"], tree) == 2
+    assert main(["run", "paper", "--preset", "other"], tree) == 1
     one_line(capsys, "paper.json", *expected)
 
 
 def test_a_spoilt_notebook_is_named(tree, capsys):
     (tree / "replications" / "paper.ipynb").write_text("{")
-    assert main(["run", "paper"], tree) == 2
+    assert main(["run", "paper"], tree) == 1
     one_line(capsys, "paper.ipynb is not a notebook")
 
 

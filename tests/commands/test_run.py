@@ -1,7 +1,11 @@
 """`run`: what is injected, printed, written and left alone."""
 
+import signal
+import time
+
 import nbformat
-from trees import contents, notebook, put
+import pytest
+from trees import TRAIN, contents, notebook, put, start
 
 from commands import execution
 from commands.__main__ import main
@@ -36,6 +40,38 @@ def test_a_failing_notebook_is_kept_and_its_cell_named(tree, capsys):
     assert "dying.ipynb" in dying and "`import os`" in dying and "DeadKernelError" in dying
     assert "loss is nan" in (tree / "build" / "paper.html").read_text()
     assert f"done  {tree / 'build' / 'good.ipynb'}" in output.out
+
+
+SLOW = TRAIN + "\nimport time\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_the_output_that_was_there(tree, number):
+    assert main(["run", "paper"], tree) == 0
+    pages = [tree / "build" / f"paper{suffix}" for suffix in (".ipynb", ".html")]
+    before = [page.read_bytes() for page in pages]
+    put(tree, train=SLOW)
+    with start(tree, "run", "paper") as process:
+        for line in process.stdout:
+            if line.startswith("paper  2/"):
+                break
+        time.sleep(0.5)  # in the sleeping cell
+        process.send_signal(number)
+        assert process.wait(120) == (130 if number == signal.SIGINT else -9)
+    assert [page.read_bytes() for page in pages] == before
+    put(tree)
+    assert main(["run", "paper"], tree) == 0  # and nothing of it is in the way
+    assert not list((tree / "build" / "running").iterdir())
+
+
+def test_a_run_that_shows_nothing_leaves_the_output_that_was_there(tree, monkeypatch, capsys):
+    assert main(["run", "paper"], tree) == 0
+    before = (tree / "build" / "paper.ipynb").read_bytes()
+    monkeypatch.setattr(execution.Run, "__call__", lambda task: f"{task.source.name} did not start: no kernel")
+    capsys.readouterr()
+    assert main(["run", "paper"], tree) == 1
+    assert capsys.readouterr() == ("FAILED  paper\n", "replicate: paper.ipynb did not start: no kernel\n")
+    assert (tree / "build" / "paper.ipynb").read_bytes() == before
 
 
 def test_all_with_a_preset_are_those_that_have_it(tree, capsys):

@@ -11,6 +11,7 @@ from trees import CHECK, notebook, put
 
 from commands import files
 from commands.tree import Tree
+from flowcore import record
 
 
 def paper(root: Path, suffix: str = ".ipynb") -> Path:
@@ -43,13 +44,18 @@ def folder(suffix: str):
 
 
 def executed(root: Path, **changes) -> None:
-    """The notebook as if it had been recorded; `changes` are of its last cell."""
+    """Notebook and record as if they had been recorded; `changes` are of the last cell."""
     made = notebook()
     for count, cell in enumerate(cell for cell in made.cells if cell.cell_type == "code"):
         cell.execution_count = count + 1
-    made.cells[-1].outputs = [nbformat.v4.new_output("display_data", data={"text/plain": "ok"})]
+    made.cells[-1].outputs = [nbformat.v4.new_output("display_data", data={"text/plain": "cost  4  exact  ok"})]
     made.cells[-1].update(changes)
     nbformat.write(made, paper(root))
+    kept = record.read(paper(root, ".json"))
+    cost = {"mean": 4, "spread": 0.0, "band": None, "seeds": [4, 4, 4]}
+    measured = {"metrics": {"cost": cost}, "claims": [], "recorded": {"date": "2026-01-01", "device": "cpu"}}
+    kept["presets"]["mixture"] |= measured
+    record.write(paper(root, ".json"), kept)
 
 
 def recorded_but(suffix: str, content: bytes):
@@ -66,6 +72,40 @@ def not_executed(root, _):
 
 def no_output(root, _):
     executed(root, outputs=[])
+
+
+def printed(text: str):
+    """The last cell as if it had printed this."""
+    return lambda root, _: executed(root, outputs=[nbformat.v4.new_output("stream", text=text)])
+
+
+def never_recorded(root, _):
+    """What the first execution of a new replication leaves."""
+    kept = paper(root, ".json").read_bytes()
+    executed(root)
+    paper(root, ".json").write_bytes(kept)
+
+
+def with_cell(number: int, **changes):
+    """A code cell of a recorded notebook changed."""
+
+    def prepare(root, _):
+        executed(root)
+        made = nbformat.read(paper(root), as_version=4)
+        cell = [cell for cell in made.cells if cell.cell_type == "code"][number]
+        for key, value in changes.items():
+            cell[key] = value(cell[key])
+        paper(root).write_text(nbformat.writes(made))
+
+    return prepare
+
+
+def with_tag(number: int, tag: str):
+    return with_cell(number, metadata=lambda found: found | {"tags": [*found.get("tags", []), tag]})
+
+
+def with_comment(number: int, comment: str):
+    return with_cell(number, source=lambda found: f"{found}\n{comment}")
 
 
 def no_code(root, _):
@@ -125,7 +165,7 @@ def full(name: str):
     def prepare(root, monkeypatch):
         with_readme(root)
         with_template(root)
-        (root / f"{name}.part").symlink_to("/dev/full")
+        record.part_of(root / name).symlink_to("/dev/full")
 
     return prepare
 

@@ -17,10 +17,12 @@ from spoilt import (
     held_locks,
     holding,
     interrupting,
+    never_recorded,
     no_code,
     no_output,
     not_executed,
     paper,
+    printed,
     readme_there,
     recorded_but,
     refusing,
@@ -29,7 +31,10 @@ from spoilt import (
     small_files,
     taken,
     template_there,
+    with_cell,
+    with_comment,
     with_front,
+    with_tag,
     without_git,
     without_seed,
 )
@@ -42,6 +47,7 @@ from flowcore import record
 
 MINE = f"process {os.getpid()}: wait for it, or end it"
 NEW = ["new", "other", "--title", "t", "--url", "u"]
+REMEDY = "restore it from git, or record anew"
 BUSY = "is being recorded or refreshed"
 ROWS = [
     # wrong commands
@@ -73,7 +79,7 @@ ROWS = [
     Row("new of an odd family", [*NEW, "--family", "odd"], 2, ["odd", "steering"], template_there),
     Row("an unknown benchmark", ["bench", "stpes"], 2, ["stpes", "there are: steps"]),
     Row("bench without a place", ["bench"], 2, ["README.md", "<!-- bench -->"]),
-    Row("bench on a spoilt record", ["bench"], 2, ["bench.json", "not JSON"], bench_spoilt),
+    Row("bench on a spoilt record", ["bench"], 1, ["bench.json", "not JSON", "restore it"], bench_spoilt),
     Row("table without a place", ["table"], 2, ["README.md", "<!-- landscape -->"]),
     Row("site without a front", ["site"], 2, ["100_landscape", "missing"]),
     Row("lab on port 0", ["lab", "--port", "0"], 2, ["--port", "1 to 65535"]),
@@ -98,33 +104,64 @@ ROWS = [
     Row("since, without git", ["check", "--since", "HEAD"], 1, ["git: not found", "install it"], without_git),
     Row("since, in a foreign clone", ["check", "--since", "HEAD"], 1, ["safe.directory", "somebody else"], foreign),
     # notebooks
-    Row("a cut notebook", ["run", "paper"], 2, ["paper.ipynb is not a notebook", "JSON"], holding(b"{")),
-    Row("an empty notebook", ["run", "paper"], 2, ["paper.ipynb is not a notebook"], holding(b"")),
-    Row("a list for a notebook", ["run", "paper"], 2, ["paper.ipynb", "list of cells"], holding(b"[]")),
-    Row("a nested notebook", ["run", "paper"], 2, ["paper.ipynb is not a notebook"], holding(b"[" * 100_000)),
-    Row("odd cells", ["run", "paper"], 2, ["list of cells"], holding(b'{"cells": [{"cell_type": "code"}]}')),
-    Row("an old format", ["run", "paper"], 2, ["format 4", "3"], holding(b'{"cells": [], "nbformat": 3}')),
+    Row("a cut notebook", ["run", "paper"], 1, ["paper.ipynb is not a notebook", "JSON"], holding(b"{")),
+    Row("an empty notebook", ["run", "paper"], 1, ["paper.ipynb is not a notebook"], holding(b"")),
+    Row("a list for a notebook", ["run", "paper"], 1, ["paper.ipynb", "list of cells"], holding(b"[]")),
+    Row("a nested notebook", ["run", "paper"], 1, ["paper.ipynb is not a notebook"], holding(b"[" * 100_000)),
+    Row("odd cells", ["run", "paper"], 1, ["list of cells"], holding(b'{"cells": [{"cell_type": "code"}]}')),
+    Row("an old format", ["run", "paper"], 1, ["format 4", "3"], holding(b'{"cells": [], "nbformat": 3}')),
     Row("a notebook in Latin-1", ["run", "paper"], 1, ["paper.ipynb", "UTF-8", "0xe9 at 2"], holding(b'{"\xe9":1}')),
     Row("a folder for a notebook", ["run", "paper"], 1, ["paper.ipynb", "directory"], folder(".ipynb")),
     Row(
         "no parameters", ["run", "paper"], 2, ["one cell tagged parameters, has 0"], replaced('"parameters"\n', '"p"\n')
     ),
     Row("no seed to record", ["record", "paper"], 2, ["lacks seed"], without_seed),
-    Row("a cut notebook in the site", ["site"], 2, ["paper.ipynb"], lambda r, m: [with_front(r), holding(b"{")(r, m)]),
+    Row("a cut notebook in the site", ["site"], 1, ["paper.ipynb"], lambda r, m: [with_front(r), holding(b"{")(r, m)]),
     Row("check of what was not run", ["check"], 1, ["'9 Recorded metrics'", "was not executed"], not_executed),
     Row("check without an output", ["check"], 1, ["nbval-check-output", "ci/replicate record paper"], no_output),
+    Row(
+        "check of what was never recorded", ["check"], 1, ["mixture", "no metrics yet", "record paper"], never_recorded
+    ),
+    Row(
+        "check of an output without a verdict",
+        ["check"],
+        1,
+        ["no line of a metric that is ok", "record paper"],
+        printed(
+            "paper: nothing is checked, no preset has these parameters (nearest, mixture: name = 'all ok', not 'a')"
+        ),
+    ),
+    Row("check of a cell to be skipped", ["check"], 1, ["'6 Training'", "tag nbval-skip"], with_tag(1, "nbval-skip")),
+    Row("check of a last cell to be skipped", ["check"], 1, ["tag nbval-skip"], with_tag(-1, "nbval-skip")),
+    Row("check of a cell that may raise", ["check"], 1, ["raises-exception"], with_tag(2, "raises-exception")),
+    Row("check of one that must raise", ["check"], 1, ["nbval-raises"], with_tag(1, "nbval-raises-exception")),
+    Row("check of an ignored output", ["check"], 1, ["nbval-ignore-output"], with_tag(-1, "nbval-ignore-output")),
+    Row("the same in a comment", ["check"], 1, ["NBVAL_IGNORE_OUTPUT"], with_comment(-1, "# NBVAL_IGNORE_OUTPUT")),
+    Row("a comment that skips", ["check"], 1, ["comment NBVAL_SKIP", "remove"], with_comment(-1, "  ##  NBVAL_SKIP ")),
+    Row("a comment that skips the first", ["check"], 1, ["comment NBVAL_SKIP"], with_comment(0, "#NBVAL_SKIP")),
+    Row(
+        "a text in the place of tags",
+        ["check"],
+        1,
+        ["must be tagged nbval-check-output"],
+        with_cell(-1, metadata=lambda _: {"tags": "nbval-check-output"}),
+    ),
     Row("check without code", ["check"], 1, ["paper.ipynb", "no code"], no_code),
     # records
-    Row("no record", ["run", "paper"], 2, ["paper.json", "no such record"], lambda r, _: paper(r, ".json").unlink()),
-    Row("a cut record", ["run", "paper"], 2, ["paper.json: not JSON"], holding(b"{", ".json")),
-    Row("a nested record", ["run", "paper"], 2, ["paper.json: not JSON"], holding(b"[" * 100_000, ".json")),
-    Row("a record in Latin-1", ["run", "paper"], 2, ["paper.json", "utf-8"], holding(b'{"\xe9":1}', ".json")),
+    Row("no record", ["run", "paper"], 1, ["paper.json", "no such record"], lambda r, _: paper(r, ".json").unlink()),
+    Row("a cut record", ["run", "paper"], 1, ["paper.json: not JSON", REMEDY], holding(b"{", ".json")),
+    Row("a nested record", ["run", "paper"], 1, ["paper.json: not JSON"], holding(b"[" * 100_000, ".json")),
+    Row(
+        "a record in Latin-1", ["run", "paper"], 1, ["paper.json", "not UTF-8", REMEDY], holding(b'{"\xe9":1}', ".json")
+    ),
     Row("a folder for a record", ["run", "paper"], 1, ["paper.json", "directory"], folder(".json")),
-    Row("a record without presets", ["run", "paper"], 2, ["presets"], replaced('"presets"', '"preset"', ".json")),
-    Row("a cut record, checked", ["check"], 2, ["paper.json: not JSON"], recorded_but(".json", b"{")),
-    Row("no record, checked", ["check"], 2, ["paper.json"], lambda r, _: [executed(r), paper(r, ".json").unlink()]),
-    Row("an odd record, refreshed", ["refresh", "paper"], 2, ["paper.json"], holding(b"[]", ".json")),
-    Row("an odd record, recorded", ["record", "paper"], 2, ["paper.json"], holding(b"[]", ".json")),
+    Row(
+        "a record without presets", ["run", "paper"], 1, ["presets", REMEDY], replaced('"presets"', '"preset"', ".json")
+    ),
+    Row("a cut record, checked", ["check"], 1, ["paper.json: not JSON", REMEDY], recorded_but(".json", b"{")),
+    Row("no record, checked", ["check"], 1, ["paper.json"], lambda r, _: [executed(r), paper(r, ".json").unlink()]),
+    Row("an odd record, refreshed", ["refresh", "paper"], 1, ["paper.json"], holding(b"[]", ".json")),
+    Row("an odd record, recorded", ["record", "paper"], 1, ["paper.json"], holding(b"[]", ".json")),
     # the operating system
     Row("table on a full disk", ["table"], 1, ["README.md: no space left on device: free some"], full("README.md")),
     Row("run on a full disk", ["run", "paper"], 1, ["paper.ipynb: no space left"], full_under_papermill),
@@ -142,7 +179,7 @@ ROWS = [
         ["table"],
         1,
         ["README.md: the file system is read-only: work in a copy"],
-        refusing("README.md.part", "write_bytes", errno.EROFS, readme_there),
+        refusing("README.md.", "write_bytes", errno.EROFS, readme_there),
     ),
     Row(
         "run in a read-only tree",
@@ -199,7 +236,7 @@ ROWS = [
         ["site"],
         1,
         ["no space left"],
-        lambda root, m: [with_front(root), refusing(".html.part", "write_bytes", errno.ENOSPC)(root, m)],
+        lambda root, m: [with_front(root), refusing(".part", "write_bytes", errno.ENOSPC)(root, m)],
     ),
     # two at once
     Row("two runs of the same", ["run", "paper"], 2, ["paper.ipynb is being written", MINE], taken("paper.ipynb")),

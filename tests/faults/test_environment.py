@@ -21,22 +21,32 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = """#!/usr/bin/env bash
 [ "$0" = "$ENVIRONMENT/.venv/bin/python" ] && made=yes || made=
 fail() { printf '%b\\n' "$SAYS" >&2; exit 1; }
+slowly() { [ "$1" != "${SLOW_STEP:-$1}" ] || sleep "${SLOW:-0}"; }
 case "$*" in
   --version) echo "Python ${VERSION:-3.11.7}" ;;
   *version_info*) [ -n "$made" ] || [ -z "${VERSION:-}" ] ;;
   *flock*) exec REAL "$@" ;;
   *find_spec*) [ -e "$ENVIRONMENT/.venv/flowcore" ] ;;
   "-m venv --clear "*)
-    echo venv >>"$ENVIRONMENT/asked"
-    [ "${FAULT:-}" != venv ] || fail
-    rm -rf "$ENVIRONMENT/.venv" && mkdir -p "$ENVIRONMENT/.venv/bin" && cp "$0" "$ENVIRONMENT/.venv/bin/python" ;;
-  *"--require-hashes -r "*)
+    folder="${!#}"
+    if [ "$folder" = "$ENVIRONMENT/.venv" ]; then step=venv; else step=pip; fi
+    echo "$step" >>"$ENVIRONMENT/asked"
+    [ "${FAULT:-}" != "$step" ] || fail
+    rm -rf "$folder" && mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
+  "-m pip wheel "*"--require-hashes -r "*)
+    echo download >>"$ENVIRONMENT/asked"
+    [ "$0" = "$ENVIRONMENT/build/wheels/pip/bin/python" ] || exit 4
+    slowly download
+    [ "${FAULT:-}" != download ] || fail
+    touch "$ENVIRONMENT/build/wheels/jax.whl" ;;
+  *"--no-index $ENVIRONMENT/build/wheels/jax.whl")
     echo packages >>"$ENVIRONMENT/asked"
-    sleep "${SLOW:-0}"
+    [ -n "$made" ] || exit 4
+    slowly packages
     [ "${FAULT:-}" != packages ] || fail ;;
   *"--no-index --no-build-isolation --editable "*)
     echo flowcore >>"$ENVIRONMENT/asked"
-    sleep "${SLOW:-0}"
+    slowly flowcore
     [ "${FAULT:-}" != flowcore ] || fail
     touch "$ENVIRONMENT/.venv/flowcore" ;;
   *) echo "asked for something else: $*" >>"$ENVIRONMENT/asked"; exit 3 ;;
@@ -48,7 +58,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 . "$root/ci/environment"
 echo went on
 """
-ALL = ["venv", "packages", "flowcore"]
+ALL = ["pip", "download", "venv", "packages", "flowcore"]
 
 
 class Repository:
@@ -148,22 +158,29 @@ FAULTS = {
         "nothing",
         {"FAULT": "packages", "SAYS": NO_SPACE},
         False,
-        "no space left .venv free call again",
-        ALL[:2],
+        "cannot install no space left free call again",
+        ALL[:4],
     ),
     "full disk in venv": (
         "nothing",
         {"FAULT": "venv", "SAYS": NO_SPACE},
         False,
         "cannot make .venv no space left",
-        ALL[:1],
+        ALL[:3],
     ),
-    "offline": ("nothing", {"FAULT": "packages", "SAYS": NO_INDEX}, False, "index connect PIP_INDEX_URL", ALL[:2]),
-    "no wheel": ("nothing", {"FAULT": "packages", "SAYS": NO_WHEEL}, False, "jax==1 3.11.7 PYTHON=", ALL[:2]),
-    "wrong hash": ("nothing", {"FAULT": "packages", "SAYS": NO_MATCH}, False, "pinned refused purge", ALL[:2]),
-    "no ensurepip": ("nothing", {"FAULT": "venv", "SAYS": NO_ENSUREPIP}, False, "venv python3-venv PYTHON", ALL[:1]),
-    "no venv": ("nothing", {"FAULT": "venv", "SAYS": "No module named venv"}, False, "venv python3-venv", ALL[:1]),
-    "not ours": ("nothing", {"FAULT": "venv", "SAYS": NO_RIGHT}, False, "cannot write .venv copy", ALL[:1]),
+    "full disk in build": (
+        "nothing",
+        {"FAULT": "download", "SAYS": NO_SPACE},
+        False,
+        "cannot download no space left",
+        ALL[:2],
+    ),
+    "offline": ("nothing", {"FAULT": "download", "SAYS": NO_INDEX}, False, "index connect PIP_INDEX_URL", ALL[:2]),
+    "no wheel": ("nothing", {"FAULT": "download", "SAYS": NO_WHEEL}, False, "jax==1 3.11.7 PYTHON=", ALL[:2]),
+    "wrong hash": ("nothing", {"FAULT": "download", "SAYS": NO_MATCH}, False, "pinned refused purge", ALL[:2]),
+    "no ensurepip": ("nothing", {"FAULT": "pip", "SAYS": NO_ENSUREPIP}, False, "venv python3-venv PYTHON", ALL[:1]),
+    "no venv": ("nothing", {"FAULT": "pip", "SAYS": "No module named venv"}, False, "venv python3-venv", ALL[:1]),
+    "not ours": ("nothing", {"FAULT": "pip", "SAYS": NO_RIGHT}, False, "cannot write .venv copy", ALL[:1]),
     "old Python": ("nothing", {"VERSION": "3.9.2"}, False, "3.11 or newer Python 3.9.2 PYTHON=", []),
     "no Python": (
         "nothing",
@@ -179,18 +196,41 @@ FAULTS = {
         "TOMLDecodeError line 3",
         ALL,
     ),
-    "broken pyproject": ("pyproject.toml", {"FAULT": "flowcore", "SAYS": NO_TOML}, True, "line 3 going on as", ALL[2:]),
+    "broken pyproject": ("pyproject.toml", {"FAULT": "flowcore", "SAYS": NO_TOML}, True, "line 3 going on as", ALL[4:]),
     "full disk, flowcore": (
         "pyproject.toml",
         {"FAULT": "flowcore", "SAYS": NO_SPACE},
         True,
         "no space going on",
-        ALL[2:],
+        ALL[4:],
     ),
-    "pyproject edited": ("pyproject.toml", {}, True, None, ALL[2:]),
-    "edited, old Python": ("pyproject.toml", {"VERSION": "3.9.2"}, True, None, ALL[2:]),
+    "pyproject edited": ("pyproject.toml", {}, True, None, ALL[4:]),
+    "edited, old Python": ("pyproject.toml", {"VERSION": "3.9.2"}, True, None, ALL[4:]),
     "pins edited": ("ci/requirements.txt", {}, True, None, ALL),
-    "pins edited, offline": ("ci/requirements.txt", {"FAULT": "packages", "SAYS": NO_INDEX}, False, "index", ALL[:2]),
+    # nothing is cleared away before all of the new packages are there
+    "pins edited, offline": (
+        "ci/requirements.txt",
+        {"FAULT": "download", "SAYS": NO_INDEX},
+        True,
+        "index connect going on",
+        ALL[:2],
+    ),
+    "pins edited, wrong hash": (
+        "ci/requirements.txt",
+        {"FAULT": "download", "SAYS": NO_MATCH},
+        True,
+        "going on",
+        ALL[:2],
+    ),
+    "pins edited, no venv": ("ci/requirements.txt", {"FAULT": "pip", "SAYS": NO_ENSUREPIP}, True, "going on", ALL[:1]),
+    "pins edited, old Python": ("ci/requirements.txt", {"VERSION": "3.9.2"}, True, "3.11 or newer going on", []),
+    "pins edited, full disk": (
+        "ci/requirements.txt",
+        {"FAULT": "packages", "SAYS": NO_SPACE},
+        False,
+        "cannot install no space left",
+        ALL[:4],
+    ),
 }
 
 
@@ -205,12 +245,15 @@ def test_what_goes_wrong_is_one_line_with_a_remedy(repository, before, fault, go
     else:
         line = complaint(said)
         assert all(word in line for word in names.split()), line
-    if before == "pyproject.toml":
-        assert repository.kept()  # packages that are right are never cleared away
+        assert ("going on" in line) == goes_on
+    if before == "pyproject.toml" or goes_on and names:
+        assert repository.kept()  # packages that are right, or all that there are, are never cleared away
+    assert not (repository.folder / "build" / "wheels").exists()
     # and once the fault has gone, the next call does what is left, and the one after it nothing
     code, went_on, said, done = repository.call()
-    assert (code, went_on) == (0, True) and done == ([] if goes_on and names is None else ALL[-len(done) :])
-    assert done[-1:] in ([], ["flowcore"]) and all(map(is_progress, said))
+    left = [] if names is None else ALL[4:] if asked == ALL or before == "pyproject.toml" else ALL
+    assert (code, went_on, done) == (0, True, left)
+    assert all(map(is_progress, said))
     assert repository.call() == (0, True, [], [])
 
 
@@ -219,7 +262,7 @@ UNWRITABLE = {
     "read-only": ("nothing", None, False),
     "read-only, made": ("made", None, True),
     "read-only, pyproject edited": ("pyproject.toml", None, True),
-    "read-only, pins edited": ("ci/requirements.txt", None, False),
+    "read-only, pins edited": ("ci/requirements.txt", None, True),
 }
 
 
@@ -265,11 +308,11 @@ def wait_until_asked(repository, step):
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", ["packages", "flowcore"])
+@pytest.mark.parametrize("step", ["download", "packages", "flowcore"])
 def test_an_interrupted_set_up_is_never_taken_for_a_finished_one(repository, step, end):
-    if step == "flowcore":
-        repository.made().edit("pyproject.toml")
-    process = repository.start(SLOW="30")
+    if step != "packages":
+        repository.made().edit("pyproject.toml" if step == "flowcore" else "ci/requirements.txt")
+    process = repository.start(SLOW="30", SLOW_STEP=step)
     wait_until_asked(repository, step)
     os.killpg(process.pid, end)  # as Ctrl-C does, everybody in the foreground
     out, said = process.communicate(timeout=10)
@@ -277,8 +320,10 @@ def test_an_interrupted_set_up_is_never_taken_for_a_finished_one(repository, ste
     if end == signal.SIGINT:
         assert complaint(said.splitlines()) == "environment: interrupted; the next call goes on"
     repository.asked()
+    if step == "download":  # what was there still works, without a network too
+        assert repository.call(FAULT="download", SAYS=NO_INDEX)[:2] == (0, True) and repository.kept()
     code, went_on, _, asked = repository.call()
-    assert (code, went_on, asked) == (0, True, ALL if step == "packages" else ALL[2:])
+    assert (code, went_on, asked) == (0, True, ALL[4:] if step == "flowcore" else ALL)
     assert repository.kept() == (step == "flowcore")
     assert repository.call() == (0, True, [], [])
 
@@ -287,7 +332,9 @@ def test_an_edit_taken_back_is_installed_again(repository):
     """The stamp of before would fit, and who knows what pip or venv had got to."""
     repository.made()
     for name, fault, asked in (
-        ("pyproject.toml", {"FAULT": "flowcore", "SAYS": "error"}, ALL[2:]),
+        ("pyproject.toml", {"FAULT": "flowcore", "SAYS": "error"}, ALL[4:]),
+        ("ci/requirements.txt", {"FAULT": "pip", "SAYS": "error"}, []),  # which had touched nothing
+        ("ci/requirements.txt", {"FAULT": "download", "SAYS": "error"}, []),
         ("ci/requirements.txt", {"FAULT": "venv", "SAYS": "error"}, ALL),
     ):
         before = (repository.folder / name).read_text()
@@ -298,7 +345,7 @@ def test_an_edit_taken_back_is_installed_again(repository):
 
 
 def test_of_two_set_ups_at_once_one_waits(repository):
-    first = repository.start(SLOW="1")
+    first = repository.start(SLOW="1", SLOW_STEP="packages")
     wait_until_asked(repository, "packages")
     code, went_on, said, asked = repository.call()
     assert first.wait(timeout=10) == 0 and first.communicate()[0] == "went on\n"
@@ -307,7 +354,7 @@ def test_of_two_set_ups_at_once_one_waits(repository):
 
 
 def test_one_that_waits_can_be_interrupted(repository):
-    first = repository.start(SLOW="1")
+    first = repository.start(SLOW="1", SLOW_STEP="packages")
     wait_until_asked(repository, "packages")
     second = repository.start()
     assert second.stderr.readline() == "environment: waiting for the set-up that is already running\n"

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from spoilt import executed, holding
 from table import Row, judge
 from trees import CI
 
-from commands import check, files
+from commands import check, files, readme
 from commands.run import named
 from commands.tree import Tree
 
@@ -25,7 +26,7 @@ def test_a_revision_of_zeros_means_everything(tree):
 def test_a_record_is_read_before_any_kernel_is_started(tree, monkeypatch, capsys):
     executed(tree)
     monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
-    judge(Row("cut", ["check"], 2, ["paper.json"], holding(b"{", ".json")), tree, monkeypatch, capsys)
+    judge(Row("cut", ["check"], 1, ["paper.json"], holding(b"{", ".json")), tree, monkeypatch, capsys)
 
 
 def test_a_device_that_is_not_there_is_named(tree, monkeypatch, capsys):
@@ -86,6 +87,35 @@ def test_what_is_moved_may_lie_on_another_disk_and_moves_whole_or_not_at_all(tmp
     monkeypatch.undo()
     files.move(dict(zip(sources, targets, strict=True)))
     assert [path.read_text() for path in targets] == ["a", "b"] and not any(path.exists() for path in sources)
+
+
+def test_a_second_writer_that_is_interrupted_leaves_what_the_first_has_written(tmp_path):
+    code = "import sys; from commands import files; from pathlib import Path\n"
+    code += "with files.naming(Path(sys.argv[1])) as part: part.write_text('second'); raise KeyboardInterrupt"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CI), str(CI.parent)])}
+    with files.naming(tmp_path / "file") as part:
+        part.write_text("first")
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], env=environment, capture_output=True)
+        assert b"KeyboardInterrupt" in done.stderr
+        assert part.read_text() == "first" and list(tmp_path.iterdir()) == [part]
+
+
+def test_two_writers_of_readme_keep_the_block_of_each_other(tmp_path, monkeypatch):
+    """The second comes while the first is about to move its file to its place."""
+    (tmp_path / "README.md").write_text("<!-- a -->\n<!-- /a -->\n<!-- b -->\n<!-- /b -->\n")
+    second = threading.Thread(target=readme.rewrite, args=(Tree(tmp_path), "b", "of b"))
+    replace = os.replace
+
+    def late(*paths):
+        if second.ident is None:
+            second.start()
+            second.join(0.5)
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "replace", late)
+    readme.rewrite(Tree(tmp_path), "a", "of a")
+    second.join(10)
+    assert (tmp_path / "README.md").read_text() == "<!-- a -->\nof a\n<!-- /a -->\n<!-- b -->\nof b\n<!-- /b -->\n"
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

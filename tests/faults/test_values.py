@@ -134,6 +134,8 @@ def test_a_bad_value_is_refused_at_once(row, tree, monkeypatch, capsys):
         ("alpha at the end; above 1 - smallest it is 1", [7], []),
         ("one of a, b-c, d_1", ["a", "b-c", "d_1"], ["b", "", "A", 1]),
         ("one of 1, 2, 4; powers", [1, 4], [3]),
+        ("one of mlp", ["mlp"], ["dit", "", 1]),
+        ("the backbone: one of mlp; more on images", ["mlp"], ["mlp; more", "more"]),
         ("one of flowcore.NETWORKS; on images also more", ["anything"], []),
         ("one of the few, and any", ["anything"], []),
         ("from 0 to 1 in all, see section 3", [7], []),
@@ -166,4 +168,4 @@ def test_a_preset_out_of_range_is_named_with_its_record(tree, capsys, monkeypatc
     kept["presets"]["odd"] = {"parameters": {"diagonal": 2.0}}
     record.write(path, kept)
     names = ["shaped.json: presets.odd.parameters: parameter diagonal must be in [0, 1]"]
-    judge(Row("preset", ["run", "shaped", "--preset", "odd"], 2, names), tree, monkeypatch, capsys)
+    judge(Row("preset", ["run", "shaped", "--preset", "odd"], 1, names), tree, monkeypatch, capsys)

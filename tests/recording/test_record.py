@@ -159,7 +159,7 @@ def test_a_record_spoilt_by_hand_names_file_and_key(folder, path, value, expecte
         with pytest.raises(record.RecordError) as caught:
             reject()
         assert expected in str(caught.value) and "paper.json" in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(": restore it from git, or record anew")
     (folder / "paper.json").write_text("kept")
     with pytest.raises(record.RecordError):
         record.write("paper.json", spoilt)
@@ -172,10 +172,13 @@ def test_without_a_file_nothing_is_checked_and_that_is_said(folder, capsys):
 
 
 def test_a_missing_or_broken_file_is_one_line(folder):
-    with pytest.raises(record.RecordError, match="^other.json: there is no such record$"):
+    with pytest.raises(record.RecordError, match="^other.json: there is no such record: restore it from git$"):
         record.read("other.json")
+    (folder / "paper.json").write_bytes(b'{"\xe9": 1}')
+    with pytest.raises(record.RecordError, match=r"^paper.json: not UTF-8: .*: restore it from git, or record anew$"):
+        check()
     (folder / "paper.json").write_text('{"title": ')
-    with pytest.raises(record.RecordError, match=r"^paper.json: not JSON: .*$"):
+    with pytest.raises(record.RecordError, match=r"^paper.json: not JSON: .*: restore it from git, or record anew$"):
         check()
 
 
