@@ -122,6 +122,11 @@ NAMES = {
         "Recipe",
     ),
 }
+EXTRAS = {  # what must be installed besides the core, for modules that the core does without
+    "flowcore.data.reading": "data",
+    "flowcore.recording.plots": "notebooks",
+    "flowcore.training.checkpoints": "checkpoints",
+}
 INDEX = {name: module for module, names in NAMES.items() for name in names}
 INDEX |= {module.rpartition(".")[2]: module for module in MODULES}
 
@@ -131,10 +136,22 @@ __all__ = sorted(INDEX)
 def __getattr__(name: str):
     if name not in INDEX:
         raise AttributeError(f"module 'flowcore' has no attribute {name!r}")
-    module = importlib.import_module(INDEX[name])
+    module = brought(INDEX[name])
     value = module if INDEX[name] in MODULES and INDEX[name].endswith(f".{name}") else getattr(module, name)
     globals()[name] = value
     return value
+
+
+def brought(module: str):
+    """The module, imported. Where a package that it needs is not installed, the error says which extra has it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if module not in EXTRAS or missing == "flowcore":
+            raise
+        remedy = f"pip install 'flowcore[{EXTRAS[module]}]'"
+        raise ModuleNotFoundError(f"{module} needs {missing}: {remedy}", name=error.name) from None
 
 
 def __dir__() -> list[str]:

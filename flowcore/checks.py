@@ -7,6 +7,7 @@ import math
 import numbers
 
 import jax
+import numpy as np
 
 Bound = float | int
 
@@ -31,6 +32,17 @@ def check(
     kind = numbers.Integral if whole else numbers.Real
     if not (isinstance(number, kind) and math.isfinite(number) and least <= number <= most and above < number < below):
         raise ValueError(f"{what} must be {wanted(whole, least, above, most, below)}, not {number!r}")
+
+
+def check_ordered(what: str, values) -> None:
+    """Raise ValueError unless the values rise or fall (they may stand still). Passed over is what is traced."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    values = np.asarray(values)
+    steps = np.diff(values)
+    if not values.size or np.isnan(values).any() or not (np.all(steps >= 0) or np.all(steps <= 0)):
+        shown = np.array2string(values, precision=4, threshold=6, edgeitems=3, separator=", ").replace("\n", "")
+        raise ValueError(f"{what} must rise or fall, not {shown}")
 
 
 def wanted(whole: bool, least: Bound, above: Bound, most: Bound, below: Bound) -> str:

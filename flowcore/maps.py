@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowcore.checks import check
+from flowcore.checks import check, check_ordered
 from flowcore.path import Point, Time
 
 Velocity = Callable[[Any, Any], Any]  # v(x, t) -> like x
@@ -179,10 +179,7 @@ class RepeatedMap(AbstractFlowMap):
 def in_float32(tree):
     """The same map or network with all that rounds to bfloat16 replaced by its twin in float32: whatever has a method
     `in_float32` that returns it (`flowcore.networks.precision`)."""
-
-    def rounds(node):
-        return hasattr(node, "in_float32")
-
+    rounds = lambda node: hasattr(node, "in_float32")  # noqa: E731
     return jax.tree.map(lambda node: node.in_float32() if rounds(node) else node, tree, is_leaf=rounds)
 
 
@@ -219,14 +216,17 @@ class OdeMap(AbstractFlowMap):
         return self.field(x, t)
 
     def trajectory(self, x: Point, times: Float[Array, " n"]) -> Float[Array, "n ..."]:
-        """Where the path through x at `times[0]` is at each of the times, in one solve; they rise or fall."""
+        """Where the path through x at `times[0]` is at each of the times, in one solve.
+
+        They rise or fall, or are all one, and then all points are x; known times that turn raise ValueError."""
+        check_ordered("times of a trajectory", times)
         times = jnp.asarray(times, x.dtype)
         first, span, field = times[0], times[-1] - times[0], in_float32(self.field)
 
         def moving(r, x_t, _):
             return span * field(x_t, first + jnp.asarray(r, x.dtype) * span)
 
-        return self.solve(moving, x, (times - first) / span).ys
+        return self.solve(moving, x, (times - first) / jnp.where(span == 0, 1, span)).ys
 
     def solve(self, derivative: Callable, start: Point, shares=None):
         """diffrax's solution of dy/dr = derivative(r, y, _) for r from 0 to 1, at the end or at the given shares."""

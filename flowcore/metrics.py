@@ -18,6 +18,11 @@ def rms(difference: Batch) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(jnp.sum(difference.reshape(difference.shape[0], -1) ** 2, axis=1)))
 
 
+def check_space(name: str, a: Array, b: Array) -> None:
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"{name} compares points of one space, not of shape {a.shape[1:]} and {b.shape[1:]}")
+
+
 def endpoint_error(samples: Batch, reference: Batch) -> float:
     """RMS Euclidean distance between what a sampler and the reference map make of the same noise; units of the data.
 
@@ -45,8 +50,10 @@ def pairwise_energy(a, b):
 def energy_distance(a: Batch, b: Float[Array, "m *shape"]) -> float:
     """2 E|a-b| - E|a-a'| - E|b-b'|, unbiased, so it may be slightly negative; 0 for equal laws; units of the data.
 
-    Reference: Szekely & Rizzo 2013, "Energy statistics". Raises ValueError for a cloud of one point.
+    Reference: Szekely & Rizzo 2013, "Energy statistics". Raises ValueError for a cloud of one point, and
+    for points of different shapes.
     """
+    check_space("energy_distance", a, b)
     if min(a.shape[0], b.shape[0]) < 2:
         raise ValueError(f"energy_distance needs two points of each law, not {a.shape[0]} and {b.shape[0]}")
     return float(pairwise_energy(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)))
@@ -55,9 +62,10 @@ def energy_distance(a: Batch, b: Float[Array, "m *shape"]) -> float:
 def sliced_wasserstein(a: Batch, b: Float[Array, "m *shape"], *, projections: int = 128, key: PRNGKeyArray) -> float:
     """Root mean over random directions of the squared 1-D Wasserstein-2 distance.
 
-    Raises ValueError for another number of a than of b, and for no projections."""
+    Raises ValueError for another number of a than of b, for points of different shapes, and for no projections."""
     check("projections", projections, least=1, whole=True)
-    if a.shape != b.shape:
+    check_space("sliced_wasserstein", a, b)
+    if a.shape[0] != b.shape[0]:
         raise ValueError(f"sliced_wasserstein sorts and pairs: give as many of each, not {a.shape[0]} and {b.shape[0]}")
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     directions = jax.random.normal(key, (a.shape[1], projections), a.dtype)
@@ -119,8 +127,9 @@ def frechet_distance(a: Float[Array, "n features"], b: Float[Array, "m features"
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of the two feature clouds' Gaussians.
 
     Reference: Heusel et al. 2017; theirs are Inception features, ours those of `flowcore.tasks.teachers.classifier`.
-    Raises ValueError for a cloud of one point, which has no covariance.
+    Raises ValueError for a cloud of one point, which has no covariance, and for different numbers of features.
     """
+    check_space("frechet_distance", a, b)
     if min(a.shape[0], b.shape[0]) < 2:
         raise ValueError(f"frechet_distance needs two points of each cloud, not {a.shape[0]} and {b.shape[0]}")
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -37,8 +37,10 @@ def jump(model, x: Point, times: Times, key: PRNGKeyArray | None = None) -> Poin
     return jax.lax.scan(lambda x, interval: (model(x, *interval), None), x, intervals)[0]
 
 
-def trajectory(model, x: Point, times: Times) -> Float[Array, "times ..."]:
-    """The points that `jump` passes, x itself first: (steps + 1, *shape). `OdeMap.trajectory` has them of one solve."""
+def trajectory(model, x: Point, times: Times, key: PRNGKeyArray | None = None) -> Float[Array, "times ..."]:
+    """The points that `jump` passes, x itself first: (steps + 1, *shape). `OdeMap.trajectory` has them of one solve.
+
+    Called as a sampler is, but none for `generate`, which asks for the last point alone."""
 
     def step(x, interval):
         x = model(x, *interval)
@@ -106,13 +108,17 @@ def generate(
     conditions: Float[Array, "batch ..."] | None = None,
 ) -> Float[Array, "batch *shape"]:
     """Carry a batch of noise to data in `steps` equal steps: like `noise`. `key` is for samplers that add noise,
-    `conditions` (one per row) for a model that takes one. Raises ValueError for no steps."""
+    `conditions` (one per row) for a model that takes one. Raises ValueError for no steps, and for a sampler that
+    returns more than the last point."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}: with none the noise would come back as samples")
     keys = None if key is None else jax.random.split(key, noise.shape[0])
 
     def carry(x, key, condition):
         conditioned = model if condition is None else model.condition_on(condition)
-        return sampler(conditioned, x, equal_steps(steps), key)
+        made = sampler(conditioned, x, equal_steps(steps), key)
+        if made.shape != x.shape:
+            raise ValueError(f"a sampler returns a point {x.shape}, not {made.shape}: for all points vmap `trajectory`")
+        return made
 
     return jax.vmap(carry)(noise, keys, conditions)

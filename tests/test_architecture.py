@@ -2,9 +2,10 @@
 
 import ast
 import importlib.util
-import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,20 +40,35 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of flowcore that a file imports, inside of functions too."""
-    return imported_of(path.read_text(encoding="utf-8"))
+    """Modules of flowcore that a file imports or uses as `flowcore.name`, inside of functions too."""
+    return imported_of(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parent.parts))
 
 
-def imported_of(source: str) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(source)):
+def imported_of(source: str, package: str = "flowcore") -> set[str]:
+    """`package` is where the source is: what its relative imports start from."""
+    found, whole = set(), set()  # whole: the names that flowcore itself goes by
+    nodes = list(ast.walk(ast.parse(source)))
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {flowcore.INDEX.get(alias.name, alias.name) for alias in node.names if node.module == "flowcore"}
-            found.add(node.module)
-    names = {f"flowcore.{name}" if name in FLOORS else name for name in found}
-    return {name for name in names if name.startswith("flowcore.")}
+            ours = [alias for alias in node.names if alias.name.split(".")[0] == "flowcore"]
+            whole |= {alias.asname or "flowcore" for alias in ours if alias.name == "flowcore" or not alias.asname}
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found.add(module)
+            if module == "flowcore":
+                found |= {of_index(alias.name) for alias in node.names}
+            elif node.level and not node.module:
+                found |= {f"{module}.{alias.name}" for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole:
+            found.add(of_index(node.attr))
+    return {name for name in found if name.startswith("flowcore.")}
+
+
+def of_index(name: str) -> str:
+    """The module that `flowcore.name` is in; nothing of ours for what the index does not have."""
+    return flowcore.INDEX.get(name) or (f"flowcore.{name}" if name in FLOORS else name)
 
 
 def arrows() -> set[tuple[str, str]]:
@@ -72,6 +88,15 @@ def test_no_room_imports_one_that_is_built_on_it():
 def test_an_arrow_up_would_be_seen():
     found = imported_of("from flowcore import training\ndef f():\n    from flowcore.networks import attention")
     assert found == {"flowcore.training", "flowcore.networks"}
+    assert imported_of("import flowcore\ndef f():\n    return flowcore.fit, flowcore.brought") == {"flowcore.training"}
+    assert imported_of("import flowcore as fc\nfc.times.ordered, flowcore.maps") == {"flowcore.objectives.times"}
+    assert imported_of("import flowcore.path\nflowcore.exact") == {"flowcore.path", "flowcore.exact"}
+    assert imported_of("import jax\njax.numpy, flowcore.maps") == set()
+    assert imported_of("from .. import tasks", "flowcore.losses") == {"flowcore.tasks"}
+    assert imported_of("from ..training.loop import fit", "flowcore.losses") == {"flowcore.training.loop"}
+    beside = {"flowcore.losses", "flowcore.losses.diagonal"}
+    assert imported_of("from . import diagonal", "flowcore.losses") == beside
+    assert imported_of("from . import fit") == {"flowcore.training"}
     assert upward({("maps", "networks"), ("training", "networks")}) == {("maps", "networks")}
 
 
@@ -79,6 +104,16 @@ def test_a_listing_shows_the_architecture():
     entries = {path.name.removesuffix(".py") for path in HOUSE.iterdir() if path.name != "__pycache__"}
     assert entries - {"__init__"} == set(FLOORS)
     assert len(FLOORS) <= 15
+
+
+def test_the_readme_leads_through_the_rooms_in_their_order():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    read = text[text.index("\n## Read\n") : text.index("\n## Rerun\n")]
+    rows = re.findall(r"^\| \[`(\w+)(/?)`\]\((.+?)\) \|", read, re.MULTILINE)
+    assert tuple(name for name, _, _ in rows) == FLOORS
+    for name, folder, link in rows:
+        assert link == f"flowcore/{name}" + ("" if folder else ".py")
+        assert (ROOT / link).is_dir() if folder else (ROOT / link).is_file()
 
 
 def test_files_of_a_room_do_not_go_round_in_circles():
@@ -155,4 +190,37 @@ def test_training_a_flow_map_takes_no_more_than_the_core(heavy):
     used = "import flowcore; flowcore.fit, flowcore.METHODS, flowcore.ResidualMLP, flowcore.data.SampledSource"
     assert heavy not in modules_after(used)
     assert importlib.util.find_spec(heavy), "else this proves nothing"
-    assert "jax" in modules_after(used) and os.environ is not None
+    assert "jax" in modules_after(used)
+
+
+@pytest.mark.parametrize(
+    ("statement", "missing", "extra"),
+    [
+        ("import flowcore; flowcore.checkpoints", "orbax", "checkpoints"),
+        ("from flowcore import checkpoints", "orbax", "checkpoints"),
+        ("import flowcore; flowcore.data.load", "tensorflow_datasets", "data"),
+        ("from flowcore.data import load", "array_record", "data"),
+        ("import flowcore; flowcore.plots", "matplotlib", "notebooks"),
+        ("from flowcore import plots", "IPython", "notebooks"),
+    ],
+)
+def test_without_its_extra_a_module_says_which(statement, missing, extra):
+    """In a fresh process in which the package cannot be imported; the remedy is the last line."""
+    code = f"import sys; sys.modules[{missing!r}] = None\n{statement}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    said = run.stderr.strip().splitlines()[-1]
+    assert said.startswith("ModuleNotFoundError: flowcore.")
+    assert said.endswith(f" needs {missing}: pip install 'flowcore[{extra}]'")
+
+
+def test_a_module_of_ours_that_is_missing_has_no_remedy(monkeypatch):
+    monkeypatch.setitem(flowcore.EXTRAS, "flowcore.nonsense", "data")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'flowcore.nonsense'$"):
+        flowcore.brought("flowcore.nonsense")
+
+
+def test_what_the_extras_are_for_is_there():
+    for module in flowcore.EXTRAS:
+        assert flowcore.brought(module).__name__ == module
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(flowcore.EXTRAS.values()) <= set(extras)

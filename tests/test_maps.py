@@ -234,3 +234,15 @@ def test_a_trajectory_of_one_solve_is_where_the_exact_map_leads():
         expected = jnp.stack([exact(X, times[0], t) for t in times])
         assert found.shape == (len(times), 2)
         assert jnp.allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("times", [[0.6], [0.6, 0.6], [0.0, 0.0, 0.0]])
+def test_a_trajectory_that_takes_no_time_stays_where_it_is(times):
+    found = OdeMap(gaussian().velocity).trajectory(X, jnp.array(times))
+    assert jnp.array_equal(found, jnp.broadcast_to(X, (len(times), 2)))
+
+
+def test_a_trajectory_may_wait_and_its_times_may_be_traced():
+    exact, times = gaussian(), jnp.array([1.0, 0.5, 0.5, 0.0])
+    found = eqx.filter_jit(OdeMap(exact.velocity, tolerance=1e-10).trajectory)(X, times)
+    assert jnp.allclose(found, jnp.stack([exact(X, 1.0, t) for t in times]), atol=1e-8)

@@ -51,6 +51,7 @@ def test_a_trajectory_passes_where_the_jumps_do():
     points = sample.trajectory(exact, X, times)
     assert points.shape == (5, 2) and jnp.array_equal(points[0], X)
     assert jnp.array_equal(points[-1], sample.jump(exact, X, times))
+    assert jnp.array_equal(points, sample.trajectory(exact, X, times, key=None))
     assert jnp.allclose(points[2], exact(X, 1.0, 0.5), rtol=1e-12)
 
 
@@ -106,7 +107,8 @@ def test_on_the_exact_map_every_sampler_has_the_mean_and_the_std_of_the_data(nam
 
 
 def test_every_sampler_has_one_signature():
-    signatures = [list(inspect.signature(sampler).parameters) for sampler, _ in SAMPLERS.values()]
+    samplers = [*(sampler for sampler, _ in SAMPLERS.values()), sample.trajectory]
+    signatures = [list(inspect.signature(sampler).parameters) for sampler in samplers]
     assert all(names == ["model", "x", "times", "key"] for names in signatures)
 
 

@@ -10,7 +10,7 @@ from flowcore.data.sources import SampledSource, ShuffledSource
 
 def __getattr__(name: str):
     if name in ("load", "DataError"):
-        from flowcore.data import reading
+        import flowcore
 
-        return getattr(reading, name)
+        return getattr(flowcore.brought("flowcore.data.reading"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

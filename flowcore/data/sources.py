@@ -68,7 +68,8 @@ class Rows(eqx.Module):
 
 def checked(examples) -> Examples:
     """The examples as arrays on the device. Raises ValueError for none, for parts of different lengths, for levels that
-    were not scaled, for numbers that are not finite, and for labels that are no classes."""
+    were not scaled, for noise of another shape than the data, for numbers that are not finite, and for labels that are
+    no classes."""
     leaves = jax.tree.leaves(examples)
     lengths = sorted({len(leaf) for leaf in leaves})
     if not lengths or lengths[0] == 0:
@@ -78,6 +79,9 @@ def checked(examples) -> Examples:
     first = leaves[0]
     if not jnp.issubdtype(first.dtype, jnp.floating):
         raise ValueError(f"the examples are {first.dtype}, not floating point: scale images with flowcore.data.scale")
+    eps = getattr(examples, "eps", None)
+    if eps is not None and eps.shape != examples.x0.shape:
+        raise ValueError(f"noise of a pair must be shaped like its datum: x0 is {examples.x0.shape}, eps {eps.shape}")
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError("some of the examples are not finite: look for NaN or infinity in the data")

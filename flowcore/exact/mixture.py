@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from flowcore.checks import check
 from flowcore.maps import AbstractFlowMap, OdeMap
 from flowcore.path import Time
 
@@ -28,8 +29,13 @@ Point = Float[Array, " dim"]
 class GaussianMixtureMap(AbstractFlowMap):
     """The flow map of data sum_k w_k N(means_k, axes_k diag(variances_k) axes_k^T).
 
-    `log_weights` are normalised, the columns of `axes` orthonormal, `variances` >= 0 (0 is a point in that direction:
-    then density, score and velocity are not finite at t = 0, and all else is). For one point x of shape (dim,).
+    `log_weights` are normalised, the columns of `axes` orthonormal, `variances` >= 0. For one point x of shape (dim,).
+
+    A variance of 0 makes its component a point in that direction. At t = 0, and there alone, such a law has no density:
+    `velocity`, `denoise`, `divergence`, `score` and `log_density` are NaN at every x, and the solver of a map that
+    starts or ends there raises. All else is finite: `posterior`, `component` and `centre` take a point to be as wide as
+    a datum is rounded.
+    Raises ValueError for other shapes, a negative variance (where known), and a tolerance that is not above 0.
     """
 
     log_weights: Float[Array, " modes"]
@@ -38,10 +44,22 @@ class GaussianMixtureMap(AbstractFlowMap):
     variances: Float[Array, "modes dim"]
     tolerance: float = eqx.field(static=True, default=1e-5)
 
+    def __check_init__(self):
+        shape = jnp.shape(self.means)
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"means of a GaussianMixtureMap must be of shape (modes, dim), not {shape}")
+        of_others = {"log_weights": shape[:1], "axes": (*shape, shape[1]), "variances": shape}
+        for name, expected in of_others.items():
+            if (found := jnp.shape(getattr(self, name))) != expected:
+                raise ValueError(f"{name} of a GaussianMixtureMap must be of shape {expected}, not {found}")
+        if not isinstance(self.variances, jax.core.Tracer):
+            check("a variance of a GaussianMixtureMap", np.min(np.asarray(self.variances)), least=0)
+        check("tolerance of a GaussianMixtureMap", self.tolerance, above=0)
+
     def velocity(self, x, t):
-        a = 1 - jnp.asarray(t, x.dtype)
+        t = jnp.asarray(t, x.dtype)
         p, s, weights = self.parts(x, t)
-        slopes = (t - a * self.variances) / s
+        slopes = (t - (1 - t) * self.variances) / s
         return weights @ (self.from_axes(slopes * p) - self.means)
 
     def average_velocity(self, x, s, t):
@@ -59,21 +77,21 @@ class GaussianMixtureMap(AbstractFlowMap):
 
     def divergence(self, x: Point, t: Time) -> Float[Array, ""]:
         """div v(x, t): minus the rate of log p along the path."""
-        a = 1 - jnp.asarray(t, x.dtype)
+        t = jnp.asarray(t, x.dtype)
         p, s, weights = self.parts(x, t)
-        slopes, g = (t - a * self.variances) / s, -self.from_axes(p / s)
+        slopes, g = (t - (1 - t) * self.variances) / s, -self.from_axes(p / s)
         u = self.from_axes(slopes * p) - self.means
         spread = jnp.sum((g - (weights @ g)[None]) * (u - (weights @ u)[None]), axis=1)
         return weights @ (jnp.sum(slopes, axis=1) + spread)
 
     def posterior(self, x: Point, t: Time) -> "GaussianMixtureMap":
         """The law of x0 given x_t = x: the data themselves at t = 1, the point x at t = 0."""
-        a = 1 - jnp.asarray(t, x.dtype)
+        t = jnp.asarray(t, x.dtype)
         p, s = self.in_axes(x, t)
-        means = self.means + self.from_axes(a * self.variances / s * p)
-        return self.replaced(
-            jax.nn.log_softmax(self.log_joint(p, s)), means, self.axes, jnp.square(jnp.asarray(t)) * self.variances / s
-        )
+        spread = self.spread(s)
+        means = self.means + self.from_axes(jnp.where(s > 0, (1 - t) * self.variances / spread, 1) * p)
+        log_weights = jax.nn.log_softmax(self.log_joint(p, spread))
+        return self.replaced(log_weights, means, self.axes, jnp.square(t) * self.variances / spread)
 
     def tilted(
         self, linear: Point, root: Float[Array, "rows dim"] | None = None
@@ -104,7 +122,9 @@ class GaussianMixtureMap(AbstractFlowMap):
     ) -> tuple["GaussianMixtureMap", Float[Array, ""]]:
         """(the law of x0 given y = matrix x0 + std n, log p(y)), n standard normal.
 
-        The tilt by the same likelihood, written so that a small `std` cancels nothing."""
+        The tilt by the same likelihood, written so that a small `std` cancels nothing. Raises ValueError for a std
+        that is not above 0, where it is known."""
+        check("std of an observation", std, above=0)
         roots = self.axes * jnp.sqrt(self.variances)[:, None]
         left, stretch, right = singular_values(jnp.einsum("qi,kij->kqj", matrix, roots) / std)
         surprise = jnp.einsum("kqr,kq->kr", left, (y[None] - self.means @ matrix.T) / std)
@@ -143,12 +163,15 @@ class GaussianMixtureMap(AbstractFlowMap):
         )
 
     def sharpened(self, factor: float) -> "GaussianMixtureMap":
-        """All variances times `factor`: below 1 the modes are sharper and the paths bend more."""
+        """All variances times `factor`: below 1 the modes are sharper and the paths bend more. Raises ValueError for a
+        factor that is not above 0, where it is known."""
+        check("factor of sharpened variances", factor, above=0)
         return self.replaced(self.log_weights, self.means, self.axes, factor * self.variances)
 
     def component(self, x: Point) -> Int[Array, ""]:
         """The likeliest component of a datum."""
-        return jnp.argmax(self.log_joint(*self.in_axes(x, 0.0)))
+        p, s = self.in_axes(x, 0.0)
+        return jnp.argmax(self.log_joint(p, self.spread(s)))
 
     def centre(self, x: Point) -> Point:
         """The mean of the likeliest component of a datum."""
@@ -180,6 +203,13 @@ class GaussianMixtureMap(AbstractFlowMap):
         t = jnp.asarray(t, x.dtype)
         p = jnp.einsum("kij,ki->kj", self.axes, x[None] - (1 - t) * self.means)
         return p, (1 - t) ** 2 * self.variances + t**2
+
+    def spread(self, s: Float[Array, "modes dim"]) -> Float[Array, "modes dim"]:
+        """s, and where it is 0 the square of what rounds in a datum: it belongs to the point that it lies on."""
+        size = jnp.max(jnp.abs(self.means)) + jnp.sqrt(jnp.max(self.variances))
+        limits = jnp.finfo(s.dtype)
+        rounding = jnp.square(4 * s.shape[1] * float(limits.eps) * size)
+        return jnp.where(s > 0, s, jax.lax.stop_gradient(jnp.maximum(rounding, float(limits.tiny))))
 
     def from_axes(self, p: Float[Array, "modes dim"]) -> Float[Array, "modes dim"]:
         """Back to the coordinates of x."""

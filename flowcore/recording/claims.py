@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+# of records without margins; these three are here until every record states its margins, whose verdicts are those of
+# `margins.VERDICTS`
 VERDICTS = ("holds", "does not hold here", "not tested")
 
 

@@ -6,14 +6,17 @@ interval is Student's, of the mean log-ratio over K seeds,
     mean +- t_{0.975, K-1} sd / sqrt(K),        r_i = log(a_i / b_i),
 
 so it is an interval of the geometric mean of a / b. A claim is supported when the whole interval lies where its margin
-asks (`margins`), contradicted when none of it does, and else unresolved: this many seeds cannot tell.
+asks (`margins`), contradicted when none of it does, and else unresolved: this many seeds cannot tell. So `same` by one
+interval of 95 % is two one-sided tests at 2.5 % each, stricter than the usual two at 5 %, which take one of 90 %.
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
-from flowcore.recording.margins import CONFIDENCE, MARGINS
+from flowcore.recording.margins import CONFIDENCE, CONTRADICTED, MARGINS, SUPPORTED, UNRESOLVED
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,17 @@ class Comparison:
     seeds: int
 
 
-def compare(a: Sequence[float], b: Sequence[float] | float, margin: str) -> Comparison:
+def compare(a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str) -> Comparison:
     """Is a better than (much better than, the same as) b? `a` and `b` are positive numbers of the same seeds, in their
-    order; `b` may be one number, a ruler that has no seed.
+    order; `b` may be one number, a ruler that has no seed (of Python, NumPy or JAX).
 
     Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, and for numbers that
     are not positive and finite.
     """
     if margin not in MARGINS:
         raise ValueError(f"no margin {margin!r}; there are {', '.join(MARGINS)}")
-    b = [b] * len(a) if isinstance(b, int | float) else list(b)
+    b = b.item() if getattr(b, "ndim", None) == 0 else b
+    b = [b] * len(a) if isinstance(b, numbers.Real) else list(b)
     if len(a) != len(b):
         raise ValueError(f"seeds are compared in pairs: there are {len(a)} and {len(b)}")
     if wrong := [value for value in (*a, *b) if not (math.isfinite(value) and value > 0)]:
@@ -45,7 +49,7 @@ def compare(a: Sequence[float], b: Sequence[float] | float, margin: str) -> Comp
     lowest, highest = MARGINS[margin]
     inside = (lowest == 0 or low > math.log(lowest)) and high < math.log(highest)
     outside = (lowest > 0 and high < math.log(lowest)) or low > math.log(highest)
-    verdict = "supported" if inside else "contradicted" if outside else "unresolved"
+    verdict = SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED
     return Comparison(math.exp(mean), (math.exp(low), math.exp(high)), margin, verdict, len(a))
 
 
@@ -63,5 +67,8 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
 
 
 def agree(*verdicts: str) -> str:
-    """One verdict of several budgets or grounds: theirs where they agree, and unresolved where they do not."""
-    return verdicts[0] if len(set(verdicts)) == 1 else "unresolved"
+    """One verdict of several budgets or grounds: theirs where they agree, and unresolved where they do not. Raises
+    ValueError for none."""
+    if not verdicts:
+        raise ValueError("there are no verdicts to agree: give one for each budget or ground")
+    return verdicts[0] if len(set(verdicts)) == 1 else UNRESOLVED

@@ -4,7 +4,7 @@ They are here before the recordings that use them, and no claim has one of its o
 
     better         a / b below 0.9: more than 10 % less
     much better    a / b below 0.5: more than 50 % less
-    same           a / b between 0.9 and 1 / 0.9: within 10 %, shown by two one-sided tests
+    same           a / b between 0.9 and 1 / 0.9: within 10 %, shown by two one-sided tests at 2.5 % each
 
 The statistic of a claim is a positive number per seed of which less is better (an error, a cost, a time); for one of
 which more is better a and b change places.
@@ -12,4 +12,5 @@ which more is better a and b change places.
 
 MARGINS = {"better": (0.0, 0.9), "much better": (0.0, 0.5), "same": (0.9, 1 / 0.9)}  # where a / b has to lie
 CONFIDENCE = 0.95
-VERDICTS = ("supported", "contradicted", "unresolved", "out of scope here")
+SUPPORTED, CONTRADICTED, UNRESOLVED, OUT_OF_SCOPE = "supported", "contradicted", "unresolved", "out of scope here"
+VERDICTS = (SUPPORTED, CONTRADICTED, UNRESOLVED, OUT_OF_SCOPE)  # the only list of them

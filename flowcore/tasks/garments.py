@@ -56,7 +56,8 @@ def law(dim: int = 24, sharpness: float = 1.0, tolerance: float = TOLERANCE) -> 
 
 
 def law_784(sharpness: float = 1.0, tolerance: float = TOLERANCE) -> SubspaceMap:
-    """The exact map of whole images (28, 28, 1)."""
+    """The exact map of whole images (28, 28, 1). `sharpness` multiplies the variances of the core alone, within the 64
+    coordinates; what lies beyond them keeps its `REST`."""
     axes = jnp.asarray(parameters()["axes"], float)
     return SubspaceMap(law(COMPONENTS, sharpness, tolerance), axes, REST, (SIDE, SIDE, 1))
 

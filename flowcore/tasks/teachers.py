@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from flowcore import maps, methods, networks, path, training
+from flowcore import calculus, maps, methods, networks, path, training
 from flowcore.checks import check
-from flowcore.data import sources
+from flowcore.data import examples, sources
 from flowcore.losses import diagonal, distances
 from flowcore.networks import attention, layers, mlp, precision, transformer, unet
 from flowcore.objectives import context, schedules, terms, times
@@ -34,10 +34,12 @@ from flowcore.training.recipe import check_counts
 
 CODE = (  # what decides the weights
     attention,
+    calculus.stop_gradients,
     context,
     devices,
     diagonal.flow_matching,
     distances.squared,
+    examples.parts,
     layers,
     loop,
     maps.AverageVelocityMap,

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -310,6 +311,90 @@ def test_the_likelihood_through_the_ode():
     end = OdeMap(field, 1e-10)(jnp.append(x0, 0.0), 0.0, 1.0)
     log_noise = jnp.sum(jax.scipy.stats.norm.logpdf(end[:DIM]))
     assert log_noise + end[DIM] == pytest.approx(float(LAW.log_density(x0)), abs=1e-6)
+
+
+# --- points: variances of zero ---------------------------------------------------------------------------------------
+
+
+def with_points(dtype=float):
+    """Component 0 is a point, 1 one in two directions, 2 in one, 3 in none."""
+    flat = jnp.array([[True] * 3, [True, True, False], [True, False, False], [False] * 3])
+    law = GaussianMixtureMap(LAW.log_weights, LAW.means, LAW.axes, jnp.where(flat, 0.0, LAW.variances), 1e-10)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), law)
+
+
+def on_component(law, k, key=KEY):
+    return law.means[k] + law.axes[k] @ (jnp.sqrt(law.variances[k]) * jax.random.normal(key, (DIM,), law.means.dtype))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e4])
+def test_a_point_of_a_component_without_spread_is_told(dtype, scale):
+    law = with_points(dtype)
+    law = law.replaced(law.log_weights, scale * law.means, law.axes, scale**2 * law.variances)
+    for k in range(MODES):
+        for key in jax.random.split(KEY, 5):
+            x = on_component(law, k, key)
+            assert law.component(x) == k
+            assert jnp.array_equal(law.centre(x), law.means[k])
+
+
+def test_two_points():
+    law = GaussianMixtureMap(jnp.log(jnp.array([0.9, 0.1])), jnp.eye(2), jnp.stack([jnp.eye(2)] * 2), jnp.zeros((2, 2)))
+    assert [law.component(x) for x in jnp.eye(2)] == [0, 1]
+    assert jnp.allclose(jnp.exp(law.posterior(jnp.eye(2)[1], 0.0).log_weights), jnp.array([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("off", [0.0, 0.3])
+def test_at_the_data_the_posterior_is_the_point_also_of_a_law_with_points(off):
+    law = with_points()
+    for k in range(MODES):
+        x = on_component(law, k) + off
+        posterior = eqx.filter_jit(law.posterior)(x, 0.0)
+        assert jnp.allclose(posterior.means, x[None], atol=1e-13) and not jnp.any(posterior.variances)
+        assert jnp.sum(jnp.exp(posterior.log_weights)) == pytest.approx(1, abs=1e-12)
+        assert jnp.allclose(posterior.mean, x, atol=1e-13)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.3, 1.0])
+def test_of_points_all_is_the_limit_of_small_variances(t):
+    law, x = with_points(), points(t)[0]
+    near = law.replaced(law.log_weights, law.means, law.axes, law.variances + 1e-13)
+    for name in ("velocity", "score", "log_density", "divergence", "denoise"):
+        exact = getattr(law, name)(x, t)
+        assert jnp.allclose(exact, getattr(near, name)(x, t), rtol=1e-5, atol=1e-5)
+    assert jnp.allclose(law.posterior(x, t).mean, law.denoise(x, t), atol=1e-11)
+    assert jnp.all(jnp.isfinite(law(x, t, 0.5)))
+
+
+def test_at_the_data_a_law_with_points_has_no_density():
+    """As its docstring says: NaN at every x, and no solution of the ODE."""
+    law, x = with_points(), points(0.5)[0]
+    for s, t in [(1.0, 0.0), (0.0, 1.0)]:
+        with pytest.raises(eqx.EquinoxRuntimeError):
+            law(x, s, t)
+    for name in ("velocity", "denoise", "divergence", "score", "log_density"):
+        assert jnp.all(jnp.isnan(getattr(law, name)(x, 0.0)))
+
+
+def test_gradients_at_the_data_stay_finite():
+    def summary(law, x, t):
+        posterior = law.posterior(x, t)
+        return jnp.sum(posterior.mean) + jnp.sum(posterior.variances) + jnp.sum(jnp.exp(posterior.log_weights) ** 2)
+
+    for law in (LAW, with_points()):
+        for t in (0.0, 0.4):
+            found = eqx.filter_grad(lambda all_, law=law: summary(*all_))((law, on_component(law, 1), jnp.asarray(t)))
+            assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, np.float64(0.3), jnp.float64(0.3)])
+def test_a_float32_law_answers_in_float32(t):
+    law = with_points(jnp.float32)
+    x = on_component(law, 2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(law.posterior(x, t))} == {jnp.dtype(jnp.float32)}
+    for name in ("velocity", "score", "log_density", "divergence"):
+        assert getattr(law, name)(x, t).dtype == jnp.float32
 
 
 # --- near a subspace -------------------------------------------------------------------------------------------------

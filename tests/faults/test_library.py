@@ -19,6 +19,7 @@ from flowcore import (
     DenoisedMap,
     DiT,
     GaussianMap,
+    GaussianMixtureMap,
     GuidedMap,
     MixtureMap,
     Objective,
@@ -44,7 +45,7 @@ from flowcore import (
     training,
 )
 from flowcore.checks import check
-from flowcore.data import Labelled, SampledSource, ShuffledSource, scale
+from flowcore.data import Labelled, Paired, SampledSource, ShuffledSource, scale
 from flowcore.networks import NETWORKS, source_and_level
 from flowcore.objectives.context import Context
 from flowcore.training import Recipe
@@ -76,6 +77,12 @@ def pull(model, x0, *, target, teacher, progress, key):
 
 def begin(optimiser=SGD, **settings):
     return training.begin(Weight(jnp.ones(2)), optimiser, **{"key": KEY} | settings)
+
+
+def full_mixture(**settings):
+    means, axes = jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), jnp.broadcast_to(jnp.eye(2), (3, 2, 2))
+    law = {"log_weights": jnp.zeros(3), "means": means, "axes": axes, "variances": jnp.ones((3, 2))}
+    return GaussianMixtureMap(**law | settings)
 
 
 def train(objective=pull, source=None, optimiser=SGD, **settings):
@@ -235,6 +242,45 @@ ROWS = {
     "means of one point": (lambda: MixtureMap(jnp.zeros(2), 0.1), "means of a MixtureMap; (modes, dim); not (2,)"),
     "no means": (lambda: MixtureMap(jnp.zeros((0, 2)), 0.1), "means of a MixtureMap; (modes, dim); not (0, 2)"),
     "std 0 of a mixture": (lambda: MixtureMap(jnp.zeros((3, 2)), 0.0), "std of a MixtureMap; above 0; not 0.0"),
+    "means of one point of a law": (
+        lambda: full_mixture(means=jnp.zeros(2)),
+        "means of a GaussianMixtureMap; (modes, dim); not (2,)",
+    ),
+    "other weights": (
+        lambda: full_mixture(log_weights=jnp.zeros(2)),
+        "log_weights of a GaussianMixtureMap; (3,); not (2,)",
+    ),
+    "axes of one": (lambda: full_mixture(axes=jnp.eye(2)), "axes of a GaussianMixtureMap; (3, 2, 2); not (2, 2)"),
+    "isotropic variances": (
+        lambda: full_mixture(variances=jnp.ones(3)),
+        "variances of a GaussianMixtureMap; (3, 2); not (3,)",
+    ),
+    "variance -1": (
+        lambda: full_mixture(variances=-jnp.ones((3, 2))),
+        "variance of a GaussianMixtureMap; at least 0; not -1.0",
+    ),
+    "tolerance 0 of a law": (
+        lambda: full_mixture(tolerance=0.0),
+        "tolerance of a GaussianMixtureMap; above 0; not 0.0",
+    ),
+    "sharpened by 0": (lambda: full_mixture().sharpened(0.0), "factor of sharpened variances; above 0; not 0.0"),
+    "observed by -1": (
+        lambda: full_mixture().observed(jnp.eye(2), jnp.zeros(2), -0.1),
+        "std of an observation; above 0; not -0.1",
+    ),
+    "times that turn": (
+        lambda: OdeMap(EXACT.velocity).trajectory(POINTS[0], jnp.array([1.0, 0.2, 1.0])),
+        "times of a trajectory; rise or fall; not [1. , 0.2, 1. ]",
+    ),
+    "many times that turn": (
+        lambda: OdeMap(EXACT.velocity).trajectory(POINTS[0], jnp.sin(jnp.arange(100))),
+        "times of a trajectory; rise or fall; ...",
+    ),
+    "no times": (lambda: OdeMap(EXACT.velocity).trajectory(POINTS[0], jnp.zeros(0)), "rise or fall; not []"),
+    "generate a trajectory": (
+        lambda: sample.generate(EXACT, POINTS, 4, sample.trajectory),
+        "a sampler returns a point (2,); not (5, 2); vmap; trajectory",
+    ),
     "no modes": (lambda: exact.ring(0), "modes of a ring; at least 1; not 0"),
     "an odd board": (lambda: checkerboard(KEY, 3), "squares of a checkerboard; even; not 3"),
     "two of three conditions": (
@@ -251,6 +297,18 @@ ROWS = {
     "errors of other shapes": (lambda: metrics.endpoint_error(jnp.ones((4, 2)), jnp.ones((1, 2))), "(4, 2); (1, 2)"),
     "one sample": (lambda: metrics.energy_distance(jnp.ones((1, 2)), POINTS), "two points; not 1 and 8"),
     "features of one": (lambda: metrics.frechet_distance(jnp.ones((1, 2)), POINTS), "two points; not 1 and 8"),
+    "energy of other points": (
+        lambda: metrics.energy_distance(POINTS, jnp.zeros((8, 3))),
+        "energy_distance; one space; (2,) and (3,)",
+    ),
+    "features of others": (
+        lambda: metrics.frechet_distance(POINTS, jnp.zeros((8, 3))),
+        "frechet_distance; one space; (2,) and (3,)",
+    ),
+    "slices of other points": (
+        lambda: metrics.sliced_wasserstein(POINTS, jnp.zeros((8, 3)), key=KEY),
+        "sliced_wasserstein; one space; (2,) and (3,)",
+    ),
     "no projections": (
         lambda: metrics.sliced_wasserstein(POINTS, POINTS, projections=0, key=KEY),
         "projections; at least 1; not 0",
@@ -265,6 +323,10 @@ ROWS = {
     "NaN in the examples": (lambda: ShuffledSource(POINTS.at[1].set(NAN), 2), "not finite; NaN"),
     "levels": (lambda: ShuffledSource(np.zeros((4, 2, 2, 1), np.uint8), 2), "uint8; scale; flowcore.data.scale"),
     "scaled twice": (lambda: scale(np.zeros((2, 2), np.float32)), "uint8; not float32; scaled already"),
+    "noise of another shape": (
+        lambda: SampledSource.of_rows(Paired(jnp.ones((4, 2)), jnp.ones((4, 1))), 2),
+        "noise of a pair; (4, 2); (4, 1)",
+    ),
     "too few labels": (lambda: ShuffledSource(POINTS, 2, labels=jnp.zeros(3, int)), "3 labels; 8 examples"),
     "labels from -1": (lambda: ShuffledSource(POINTS, 2, labels=jnp.arange(-1, 7)), "labels; from 0; down to -1"),
     "labels that are no integers": (

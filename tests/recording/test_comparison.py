@@ -1,10 +1,11 @@
 """The statistics that judge claims: by simulation, where it is known what they should say."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowcore.recording.comparison import agree, compare, interval
-from flowcore.recording.margins import MARGINS
+from flowcore.recording.margins import CONFIDENCE, MARGINS, VERDICTS
 
 RUNS = 2000
 
@@ -80,6 +81,10 @@ def test_changing_sides_changes_the_sign():
 
 def test_a_ruler_has_no_seed():
     found = compare([1.0, 1.1, 0.9], 3.2, "much better")
+    for scalar in (np.float64(3.2), np.array(3.2), jnp.asarray(3.2)):
+        assert compare([1.0, 1.1, 0.9], scalar, "much better") == found
+    for scalar in (np.float32(3.2), jnp.float32(3.2)):
+        assert compare([1.0, 1.1, 0.9], scalar, "much better").ratio == pytest.approx(found.ratio, rel=1e-6)
     assert found.verdict == "supported" and found.ratio == pytest.approx(0.31, abs=0.01)
 
 
@@ -101,6 +106,32 @@ def test_the_interval_is_students():
 def test_what_cannot_be_compared_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         compare(*arguments)
+
+
+def test_the_same_is_two_one_sided_tests_at_a_fortieth():
+    """The verdict `same` against scipy's t-tests of each edge."""
+    from scipy import stats
+
+    low, high = np.log(MARGINS["same"])
+    told = set()
+    for shift in np.linspace(0, 0.1, 60):
+        ratios = shift + 0.05 * np.array([-1.2, 0.3, -0.4, 1.1, 0.2])
+        above = stats.ttest_1samp(ratios, low, alternative="greater").pvalue
+        below = stats.ttest_1samp(ratios, high, alternative="less").pvalue
+        same = compare(list(np.exp(ratios)), 1.0, "same").verdict == "supported"
+        assert same == (max(above, below) < (1 - CONFIDENCE) / 2)
+        told.add(same)
+    assert told == {True, False}
+
+
+def test_no_verdicts_do_not_agree():
+    with pytest.raises(ValueError, match="no verdicts to agree"):
+        agree()
+
+
+def test_every_verdict_is_one_of_the_margins():
+    found = [compare(a, 1.0, "better").verdict for a in ([0.1] * 3, [2.0] * 3, [0.1, 1.0, 9.0])]
+    assert found == list(VERDICTS[:3])
 
 
 def test_budgets_that_disagree_leave_a_claim_unresolved():

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from problems import same
 
-from flowcore import AverageVelocityMap, Objective, methods, teachers, training
-from flowcore.data import ShuffledSource
+from flowcore import AverageVelocityMap, Objective, calculus, methods, teachers, training
+from flowcore.data import ShuffledSource, examples
 from flowcore.networks.unet import UNet
 from flowcore.tasks.teachers import Classifier
 from flowcore.training import Recipe
@@ -94,6 +94,10 @@ def test_every_field_of_the_recipe_is_in_the_name(recipe):
 def test_one_changed_pixel_changes_the_name():
     x = images()
     assert teachers.cache_path("x", DENOISER, x.at[3, 0, 0, 0].add(1e-6)) != teachers.cache_path("x", DENOISER, x)
+
+
+def test_what_prepares_the_examples_and_stops_the_gradient_is_part_of_the_name():
+    assert {calculus.stop_gradients, examples.parts} <= set(teachers.CODE)
 
 
 def test_the_kinds_of_teacher_have_names_of_their_own(place):
