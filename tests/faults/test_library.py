@@ -160,7 +160,7 @@ ROWS = {
     "a net of images for points": (lambda: NETWORKS["dit"]((2,), 8, 1, key=KEY), "'dit'; (2,); take 'mlp'"),
     "levels 0 of a clock": (lambda: source_and_level(0), "levels; at least 1; not 0"),
     # training
-    "no steps": (lambda: train(steps=0), "steps; above 0; not 0"),
+    "no steps": (lambda: train(steps=0), "steps; at least 1; not 0"),
     "half a step": (lambda: train(steps=2.5), "steps; whole number; not 2.5"),
     "no chunk": (lambda: train(chunk=0), "chunk; at least 1; not 0"),
     "average_decay 2": (lambda: train(average_decay=2.0), "average_decay; in [0, 1]; not 2.0"),
@@ -291,8 +291,8 @@ ROWS = {
     "scale NaN": (lambda: GuidedMap(EXACT, EXACT, NAN), "scale of a GuidedMap; finite; not nan"),
     "gamma 2": (lambda: sample.gamma(2.0), "share of gamma; in [0, 1]; not 2.0"),
     "consistency 2": (lambda: sample.consistency(2.0), "end of consistency; in [0, 1); not 2.0"),
-    "0 steps": (lambda: sample.generate(EXACT, POINTS, 0), "steps; above 0; not 0"),
-    "0 equal steps": (lambda: sample.equal_steps(0), "steps; above 0; not 0"),
+    "0 steps": (lambda: sample.generate(EXACT, POINTS, 0), "steps; at least 1; not 0"),
+    "0 equal steps": (lambda: sample.equal_steps(0), "steps; at least 1; not 0"),
     # metrics
     "errors of other shapes": (lambda: metrics.endpoint_error(jnp.ones((4, 2)), jnp.ones((1, 2))), "(4, 2); (1, 2)"),
     "one sample": (lambda: metrics.energy_distance(jnp.ones((1, 2)), POINTS), "two points; not 1 and 8"),
