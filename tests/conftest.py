@@ -3,11 +3,15 @@
 import sys
 from pathlib import Path
 
+import signal
+
 import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ci"))  # where the package `commands` lies
 
+# a job in the background of a script ignores Ctrl-C, and so would all that the tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from commands import files, notebooks, parameters
+from commands import files, fingerprint, notebooks, parameters
 from commands.arguments import positive
 from commands.errors import BadInput, NotebookFailed, first_line
 from commands.execution import Run, execute, require_device
@@ -43,7 +43,10 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
         write(work / f"{paper}.json", old | {"presets": blank | {preset: {"parameters": given}}})
         results = measure(tree.notebook(paper), given, seeds, jobs, work)
         old = record.read(tree.record(paper))  # again: somebody may have edited it meanwhile
-        write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: combine(given, results)}})
+        new = combine(given, results)
+        if preset == record.DEFAULT_PRESET and (taken := fingerprint.of(tree.notebook(paper))):
+            new["fingerprint"] = taken
+        write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: new}})
         if preset == record.DEFAULT_PRESET:
             (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
             if failed:

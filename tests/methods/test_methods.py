@@ -114,7 +114,8 @@ def test_target_and_teacher_are_given_no_gradient(name):
         lambda m: loss(m, x0, target=stop_gradients(model), teacher=stop_gradients(model), key=key)[0], model
     )
     assert jnp.linalg.norm(live) > 0
-    assert jnp.allclose(live, copies, rtol=1e-13, atol=1e-14)
+    # a gradient that leaks is as large as the rest; a chord of PID's finest interval divides rounding by 1e-6
+    assert jnp.linalg.norm(live - copies) < 1e-8 * jnp.linalg.norm(live)
 
 
 @rows
