@@ -1,9 +1,8 @@
 """Every test runs in float64 with strict promotion: "equal" means equal to rounding, and a silent cast is red."""
 
+import signal
 import sys
 from pathlib import Path
-
-import signal
 
 import jax
 import pytest
