@@ -138,7 +138,7 @@ def metrics(notebook, kept, paper):
     """The stored text judges exactly what is recorded, and what its family asks for is there; of a flow map also the
     metrics of jumps of any length, or of a map that knows some: to the data, from noise, or by halves."""
     family = kept.get("family", FAMILY)
-    recorded = kept["presets"][record.DEFAULT_PRESET].get("metrics", {})
+    recorded = kept["presets"][record.default_preset(kept)].get("metrics", {})
     judged = re.findall(r"^(\S+) +\S+ +(?:exact|\[.*\]) +ok$", stored_text(notebook), re.M)
     problems = [f"recorded {sorted(recorded)}, judged {sorted(judged)}"] if sorted(recorded) != sorted(judged) else []
 
@@ -153,7 +153,7 @@ def metrics(notebook, kept, paper):
 
 def default_preset(notebook, kept, paper):
     """The recorded default preset is what the parameters cell says."""
-    recorded = kept["presets"][record.DEFAULT_PRESET]["parameters"]
+    recorded = kept["presets"][record.default_preset(kept)]["parameters"]
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults(notebook).items()}
     given.pop("seed", None)
     return [f"recorded {recorded}, defaults {given}"] if recorded != given else []

@@ -21,8 +21,8 @@ PARAMETERS = (
 TRAIN = "import sys\nerror = sizes[0] + rate / steps + seed / 1000\nprint('noise', file=sys.stderr)\nprint('trained')"
 CLAIMS = """from flowcore import record
 claims = [
-    record.Claim.judge("small", f"{error:.3f}", error < 2),
-    record.Claim.judge("even seed", str(seed), seed % 2 == 0),
+    record.Judgement.judge("small", f"{error:.3f}", error < 2),
+    record.Judgement.judge("even seed", str(seed), seed % 2 == 0),
 ]
 record.table(claims)"""
 CHECK = "record.check('paper', parameters=globals(), metrics={'cost': 4, 'endpoint_error_1': error}, claims=claims)"

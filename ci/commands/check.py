@@ -78,10 +78,9 @@ def without_verdict(tree: Tree, paper: str, last: dict) -> str | None:
     """Why the output of the last cell holds no verdict on a metric; None when it does."""
     if not notebooks.tagged(last, "nbval-check-output") or not last["outputs"]:
         return "the last cell must be tagged nbval-check-output and have its output"
-    if not tree.presets(paper)[record.DEFAULT_PRESET].get("metrics"):
-        return (
-            f"the preset {record.DEFAULT_PRESET} of {paper}.json has no metrics yet: there is nothing to compare with"
-        )
+    default = tree.default_preset(paper)
+    if not tree.presets(paper)[default].get("metrics"):
+        return f"the preset {default} of {paper}.json has no metrics yet: there is nothing to compare with"
     if not any(line.endswith(" ok") for line in notebooks.printed(last).splitlines()):
         return "the output of the last cell has no line of a metric that is ok: nothing was compared"
     return None

@@ -58,7 +58,7 @@ def others(tree: Tree) -> Iterator[tuple[str, list[Line]]]:
     for paper in sorted(set(tree.papers()) - {row.paper for row in METHODS}):
         kept = record.read(tree.record(paper))
         family = kept.get("family", FLOW_MAP)
-        metrics = kept["presets"][record.DEFAULT_PRESET].get("metrics", {})
+        metrics = kept["presets"][record.default_preset(kept)].get("metrics", {})
         groups[family].append(("-", "", *numbers(metrics), paper))
     for family, group in groups.items():
         if group:

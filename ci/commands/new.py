@@ -31,7 +31,7 @@ def new(tree: Tree, paper: str, title: str, url: str, family: str = FLOW_MAP) ->
     notebooks.write(tree.notebook(paper), notebook)
     try:
         with files.naming(tree.record(paper)):
-            record.write(tree.record(paper), kept | {"presets": {record.DEFAULT_PRESET: {"parameters": given}}})
+            record.write(tree.record(paper), kept | {"presets": {record.DEFAULT_PRESETS[0]: {"parameters": given}}})
     except BaseException:
         tree.notebook(paper).unlink()  # both or none
         raise

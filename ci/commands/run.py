@@ -13,7 +13,6 @@ from commands import files, parameters
 from commands.arguments import positive
 from commands.execution import Run, execute, require_device
 from commands.tree import Tree
-from flowcore import record
 
 UNDER_WAY = "running"  # the folder of build/ where outputs lie until there is something to show
 LONGEST = 60  # characters that a file's name says of the assignments
@@ -25,7 +24,7 @@ def run(tree: Tree, papers: Sequence[str], preset: str | None, assignments: list
         known = parameters.of_notebook(tree.notebook(paper))
         recorded = {}
         if preset or tree.keeps_record(paper):  # read in any case, so that a spoilt record is named
-            recorded = parameters.of_preset(tree.record(paper), preset or record.DEFAULT_PRESET, known)
+            recorded = parameters.of_preset(tree.record(paper), preset or tree.default_preset(paper), known)
         assigned = parameters.assigned(assignments, known)
         given = (recorded if preset else {}) | assigned
         output = tree.build / UNDER_WAY / f"{named(paper, preset, assigned)}.ipynb"

@@ -44,6 +44,10 @@ class Tree:
     def presets(self, name: str) -> dict[str, dict]:
         return record.read(self.record(name))["presets"] if self.record(name).exists() else {}
 
+    def default_preset(self, name: str) -> str:
+        """The name of the preset that stands in the notebook."""
+        return record.default_preset(record.read(self.record(name)))
+
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 

@@ -1,6 +1,11 @@
-"""Where one more run is expected: the prediction interval of a metric over K seeds, and the drift between machines.
+"""Where a rerun is expected: near to the value of its own seed, or in the band of another.
 
-mean +- (t_{0.995, K-1} * sd * sqrt(1 + 1/K) + FLOOR * |mean|)
+The prediction interval of one more run, from K seeds, in logarithms where all values are positive:
+
+    mean +- (t_{0.995, K-1} * sd * sqrt(1 + 1/K) + FLOOR * |mean|)
+
+A rerun of a recorded seed must agree with that seed to max(FLOOR * |value|, DRIFTS * drift), where the drift is what
+the value moved by when the machine was set up in other ways (`ci/replicate record` tries them).
 """
 
 import math
@@ -10,26 +15,52 @@ from collections.abc import Sequence
 # metrics of mean_flow (one core; AVX2 instead of AVX-512), 0.4 % for a chaotic run without fused multiply-add. The rest
 # is room for processors that were not at hand; it may not be raised to make a red check green.
 FLOOR = 0.01
+DRIFTS = 3
 
 
 def band(values: Sequence[int | float]) -> tuple[float, float, tuple[float, float]]:
     """(mean, standard deviation, (low, high)) of K >= 3 runs; the interval is the one in the module's docstring.
     Raises ValueError for fewer runs."""
+    if len(values) < 3:
+        raise ValueError(f"a band needs at least 3 seeds, not {len(values)}")
+    mean, spread = moments(values)
+    if min(values) <= 0:
+        reach = prediction(values) + FLOOR * abs(mean)
+        return mean, spread, (mean - reach, mean + reach)
+    logs = [math.log(value) for value in values]
+    middle, reach = moments(logs)[0], prediction(logs)
+    return mean, spread, (math.exp(middle - reach) * (1 - FLOOR), math.exp(middle + reach) * (1 + FLOOR))
+
+
+def moments(values: Sequence[int | float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def prediction(values: Sequence[int | float]) -> float:
+    """Half the width of the interval in which one more value is expected, 99 times in 100."""
     from scipy import stats  # here, because it is slow to import and notebooks only check
 
     count = len(values)
-    if count < 3:
-        raise ValueError(f"a band needs at least 3 seeds, not {count}")
-    mean = math.fsum(values) / count
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    reach = float(stats.t.ppf(0.995, count - 1)) * spread * math.sqrt(1 + 1 / count) + FLOOR * abs(mean)
-    return mean, spread, (mean - reach, mean + reach)
+    return float(stats.t.ppf(0.995, count - 1)) * moments(values)[1] * math.sqrt(1 + 1 / count)
 
 
-def summary(name: str, values: Sequence[int | float]) -> dict:
+def summary(name: str, values: Sequence[int | float], drift: float | None = None) -> dict:
     """The JSON entry of one metric over its seeds. The same integer in every seed is exact: its band is None."""
+    measured = {} if drift is None else {"drift": drift}
     integers = all(isinstance(value, int) or (name == "cost" and float(value).is_integer()) for value in values)
     if integers and len(set(values)) == 1:
-        return {"mean": int(values[0]), "spread": 0.0, "band": None, "seeds": [int(value) for value in values]}
+        return {"mean": int(values[0]), "spread": 0.0, "band": None, "seeds": [int(v) for v in values], **measured}
     mean, spread, interval = band(values)
-    return {"mean": mean, "spread": spread, "band": list(interval), "seeds": list(values)}
+    return {"mean": mean, "spread": spread, "band": list(interval), "seeds": list(values), **measured}
+
+
+def tolerance(value: int | float, drift: int | float) -> float:
+    """How far a rerun of the same seed may be from its value."""
+    return max(FLOOR * abs(value), DRIFTS * drift)
+
+
+def drift(value: int | float, others: Sequence[int | float]) -> float:
+    """The largest distance to the value of the same seed under other set-ups."""
+    return max((abs(other - value) for other in others), default=0.0)

@@ -1,45 +1,96 @@
-"""What a paper claims, what was measured for it, and the verdict."""
+"""What a paper claims, as data: a notebook states it, `ci/replicate record` measures it over seeds and judges.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+A claim compares two numbers of one statistic, a and b, by a margin of the house (`margins`): `a` is better than, much
+better than, or the same as `b`. A notebook measures a and b for its seed and says no verdict; the verdict is of all
+seeds together (`comparison`), and of two budgets where both are recorded.
+"""
 
-# of records without margins; these three are here until every record states its margins, whose verdicts are those of
-# `margins.VERDICTS`
-VERDICTS = ("holds", "does not hold here", "not tested")
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flowcore.recording.comparison import Comparison, agree, compare
+from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE
+
+FLOOR = "floor"  # the entry of a statistic below which its numbers are noise
+# what is recorded beside a preset: at four times the training, and on the sharper laws
+LONGER = {"garments": "garments_4x"}
+SHARPER = {"garments": ("garments_sharp", "garments_sharper")}
+
+Statistics = Mapping[str, Mapping[str, float]]  # statistic -> what it is of -> its number for one seed
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One checkable claim of a paper, what was measured for it, and one of `VERDICTS` (else ValueError)."""
+    """`id`, unique in the repository; the sentence; its source with the place; and what is compared.
 
-    claim: str
-    measured: str
-    verdict: str
+    `statistic` names an entry of the notebook's statistics, `a` and `b` entries of that: a run, a ruler, a number that
+    a paper gives. Less is better. A claim that cannot be tested here says why in `out_of_scope` and compares nothing.
+    Raises ValueError for an unknown margin, and for a claim that does both or neither.
+    """
+
+    id: str
+    sentence: str
+    source: str
+    statistic: str = ""
+    a: str = ""
+    margin: str = ""
+    b: str = ""
+    out_of_scope: str = ""
 
     def __post_init__(self):
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict {self.verdict!r} of claim {self.claim!r} must be one of {', '.join(VERDICTS)}")
+        compared = (self.statistic, self.a, self.margin, self.b)
+        if all(compared) == bool(self.out_of_scope) or any(compared) != all(compared):
+            raise ValueError(f"claim {self.id}: give statistic, a, margin and b, or else say why it is out of scope")
+        if self.margin and self.margin not in MARGINS:
+            raise ValueError(f"claim {self.id}: no margin {self.margin!r}; there are {', '.join(MARGINS)}")
+        if missing := [name for name in ("id", "sentence", "source") if not getattr(self, name).strip()]:
+            raise ValueError(f"claim {self.id or repr(self.sentence)} has no {missing[0]}")
 
-    @classmethod
-    def judge(cls, claim: str, measured: str, holds: bool) -> "Claim":
-        """A claim that was tested."""
-        return cls(claim, measured, "holds" if holds else "does not hold here")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Claims as a table: Markdown in a notebook, aligned text elsewhere."""
-
-    claims: tuple[Claim, ...]
-
-    def _repr_markdown_(self) -> str:
-        rows = [[cell.replace("|", "\\|") for cell in asdict(claim).values()] for claim in self.claims]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [["claim", "measured", "verdict"], ["---"] * 3, *rows])
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{claim.verdict:<18}  {claim.claim}: {claim.measured}" for claim in self.claims)
+    def definition(self) -> dict[str, str]:
+        """All that is stated before anything is measured; what a record keeps of it and a rerun must find unchanged."""
+        return {name: value for name, value in vars(self).items() if value}
 
 
-def table(claims: Sequence[Claim]) -> Table:
-    """The claims, ready to be the last expression of a cell."""
-    return Table(tuple(claims))
+def check_statistics(claims: Sequence[Claim], statistics: Statistics) -> None:
+    """Raises ValueError for a claim about something that is not among the statistics, and for an id that is not unique.
+
+    A trial, which trains no ablation, lacks most of them: it states no claims."""
+    ids = [claim.id for claim in claims]
+    if twice := {name for name in ids if ids.count(name) > 1}:
+        raise ValueError(f"two claims are called {twice.pop()}: an id belongs to one")
+    for claim in claims:
+        if claim.out_of_scope:
+            continue
+        entries = statistics.get(claim.statistic, {})
+        for name in (claim.a, claim.b):
+            if name not in entries:
+                raise ValueError(f"claim {claim.id}: no {name!r} in the statistic {claim.statistic!r}: {[*entries]}")
+
+
+def judge(definition: Mapping[str, str], statistics: Mapping[str, Mapping[str, dict]]) -> dict:
+    """The record's entry of a claim: its definition, and the comparison over all seeds of its two numbers.
+
+    `statistics` are recorded ones, each entry with its `seeds`."""
+    if "out_of_scope" in definition:
+        return {**definition, "verdict": OUT_OF_SCOPE}
+    group = statistics[definition["statistic"]]
+    a, b = (group[definition[name]]["seeds"] for name in ("a", "b"))
+    floor = max(group[FLOOR]["seeds"]) if FLOOR in group else 0.0
+    found: Comparison = compare(a, b, definition["margin"], floor)
+    return {**definition, "ratio": found.ratio, "interval": list(found.interval), "verdict": found.verdict}
+
+
+def verdicts(presets: Mapping[str, dict], name: str) -> dict[str, str]:
+    """Claim id -> verdict on a preset: that of its record and of the longer runs beside it, where these agree.
+
+    Claims that no preset has recorded are not there."""
+    here, longer = (recorded(presets, preset) for preset in (name, LONGER.get(name, "")))
+    return {
+        key: agree(entry["verdict"], *([longer[key]["verdict"]] if key in longer else []))
+        for key, entry in here.items()
+    }
+
+
+def recorded(presets: Mapping[str, dict], name: str) -> dict[str, dict]:
+    """Claim id -> its entry in the record of a preset."""
+    return {entry["id"]: entry for entry in presets.get(name, {}).get("claims", []) if "id" in entry}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
+from flowcore.recording.bands import moments
 from flowcore.recording.margins import CONFIDENCE, CONTRADICTED, MARGINS, SUPPORTED, UNRESOLVED
 
 
@@ -30,9 +31,14 @@ class Comparison:
     seeds: int
 
 
-def compare(a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str) -> Comparison:
+def compare(
+    a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str, floor: SupportsFloat = 0.0
+) -> Comparison:
     """Is a better than (much better than, the same as) b? `a` and `b` are positive numbers of the same seeds, in their
     order; `b` may be one number, a ruler that has no seed (of Python, NumPy or JAX).
+
+    What is below the `floor` of its metric is known to be small and no more. It counts as the floor, so that the ratio
+    of a seed lies nearer to one than the truth may: what that could have decided is unresolved.
 
     Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, and for numbers that
     are not positive and finite.
@@ -43,6 +49,8 @@ def compare(a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str)
     b = [b] * len(a) if isinstance(b, numbers.Real) else list(b)
     if len(a) != len(b):
         raise ValueError(f"seeds are compared in pairs: there are {len(a)} and {len(b)}")
+    below_a, below_b = (any(value <= floor for value in side) if floor > 0 else False for side in (a, b))
+    a, b = ([max(value, floor) if math.isfinite(value) else value for value in side] for side in (a, b))
     if wrong := [value for value in (*a, *b) if not (math.isfinite(value) and value > 0)]:
         raise ValueError(f"only positive numbers have a ratio, not {wrong[0]}: compare a difference with its own ruler")
     low, mean, high = interval([math.log(x / y) for x, y in zip(a, b, strict=True)])
@@ -50,6 +58,9 @@ def compare(a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str)
     inside = (lowest == 0 or low > math.log(lowest)) and high < math.log(highest)
     outside = (lowest > 0 and high < math.log(lowest)) or low > math.log(highest)
     verdict = SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED
+    nearness = SUPPORTED if margin == "same" else CONTRADICTED  # the verdict that a ratio near to one gives
+    if (below_a and below_b) or (verdict == nearness and (below_a if margin != "same" else below_a or below_b)):
+        verdict = UNRESOLVED
     return Comparison(math.exp(mean), (math.exp(low), math.exp(high)), margin, verdict, len(a))
 
 
@@ -60,8 +71,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
     count = len(values)
     if count < 3:
         raise ValueError(f"an interval needs at least 3 seeds, not {count}")
-    mean = math.fsum(values) / count
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    mean, spread = moments(values)
     reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * spread / math.sqrt(count)
     return mean - reach, mean, mean + reach
 

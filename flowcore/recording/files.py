@@ -1,19 +1,22 @@
 """The JSON file beside a notebook: its schema, reading it, and replacing it in one move.
 
-    {"title", "url", "family", "presets": {name: {"parameters", "metrics", "claims", "recorded"}}}
+    {"title", "url", "family", "presets": {name: {"parameters", "metrics", "statistics", "claims", ..., "recorded"}}}
 
-The family says what the replication is a replication of, and with it which metrics it must record (`METRICS`).
+The family says what the replication is a replication of, and with it which metrics it must record (`METRICS`). The
+first preset is the default: the values that stand in the notebook.
 """
 
 import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from flowcore.recording.claims import VERDICTS
+from flowcore.recording import judgements
+from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE, VERDICTS
 
-DEFAULT_PRESET = "mixture"
+DEFAULT_PRESETS = ("garments", "mixture")  # the first of a record; the second of those that state no margins yet
 FAMILIES = ("flow map", "velocity", "distribution", "steering", "discrete", "manifold", "likelihood")
 METRICS = {  # what a record of a family cannot do without, beside `cost`
     "flow map": ("endpoint_error_1", "energy_distance"),
@@ -29,6 +32,11 @@ REMEDY = "restore it from git, or record anew"
 
 class RecordError(ValueError):
     """A record that cannot be read; the message is one line naming the file, the key and the remedy."""
+
+
+def default_preset(record: Mapping) -> str:
+    """The name of the preset that stands in the notebook."""
+    return next(iter(record["presets"]))
 
 
 def is_number(value: object) -> bool:
@@ -48,7 +56,8 @@ def validate(record: object, path: Path | str) -> None:
         need(isinstance(record.get(key), str), key, "a string")
     need(record.get("family", FAMILIES[0]) in FAMILIES, "family", f"one of {', '.join(FAMILIES)}")
     presets = record.get("presets")
-    need(isinstance(presets, dict) and DEFAULT_PRESET in presets, "presets", f'an object with a "{DEFAULT_PRESET}"')
+    first = next(iter(presets), None) if isinstance(presets, dict) else None
+    need(first in DEFAULT_PRESETS, "presets", f"an object whose first entry is one of {', '.join(DEFAULT_PRESETS)}")
     for name, preset in presets.items():
         _validate_preset(preset, f"presets.{name}", need)
 
@@ -57,7 +66,7 @@ def _validate_preset(preset: object, at: str, need) -> None:
     need(isinstance(preset, dict) and isinstance(preset.get("parameters"), dict), f"{at}.parameters", "an object")
     need("seed" not in preset["parameters"], f"{at}.parameters", "without seed: a band holds for every seed")
     for key in preset:
-        known = ("parameters", "metrics", "claims", "fingerprint", "recorded")
+        known = ("parameters", "metrics", "statistics", "claims", "fingerprint", "code", "recorded")
         need(key in known, f"{at}.{key}", f"one of {', '.join(known)}")
     if len(preset) == 1:
         return  # not recorded yet
@@ -65,30 +74,67 @@ def _validate_preset(preset: object, at: str, need) -> None:
         need(isinstance(preset.get(key), kind), f"{at}.{key}", "an object" if kind is dict else "a list")
     for name, values in preset.get("fingerprint", {}).items():
         need(isinstance(values, list) and all(map(is_number, values)), f"{at}.fingerprint.{name}", "a list of numbers")
+    hashes = preset.get("code", {})
+    texts = isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values())
+    need(texts, f"{at}.code", "an object of strings")
     for key in ("date", "device"):
         need(isinstance(preset["recorded"].get(key), str), f"{at}.recorded.{key}", "a string")
     for name, metric in preset["metrics"].items():
         _validate_metric(metric, f"{at}.metrics.{name}", need)
+    for statistic, entries in preset.get("statistics", {}).items():
+        need(isinstance(entries, dict), f"{at}.statistics.{statistic}", "an object")
+        for name, entry in entries.items():
+            _validate_statistic(entry, f"{at}.statistics.{statistic}.{name}", need)
     for index, claim in enumerate(preset["claims"]):
-        _validate_claim(claim, f"{at}.claims[{index}]", need)
+        validate_one = _validate_claim if isinstance(claim, dict) and "id" in claim else _validate_judgement
+        validate_one(claim, f"{at}.claims[{index}]", need)
 
 
 def _validate_metric(metric: object, at: str, need) -> None:
-    keys = ("mean", "spread", "band", "seeds")
-    need(isinstance(metric, dict) and set(metric) == set(keys), at, f"an object with {', '.join(keys)}")
+    keys = {"mean", "spread", "band", "seeds"}
+    need(isinstance(metric, dict) and set(metric) - {"drift"} == keys, at, "an object with mean, spread, band, seeds")
     for key in ("mean", "spread"):
         need(is_number(metric[key]), f"{at}.{key}", "a finite number")
-    limits, seeds = metric["band"], metric["seeds"]
+    limits = metric["band"]
     pair = isinstance(limits, list) and len(limits) == 2 and all(map(is_number, limits)) and limits[0] <= limits[1]
     need(limits is None or pair, f"{at}.band", "null or [low, high]")
+    _validate_seeds(metric, at, need)
+
+
+def _validate_statistic(entry: object, at: str, need) -> None:
+    need(isinstance(entry, dict) and set(entry) == {"seeds", "drift"}, at, "an object with seeds and drift")
+    _validate_seeds(entry, at, need)
+
+
+def _validate_seeds(entry: dict, at: str, need) -> None:
+    seeds = entry["seeds"]
     need(isinstance(seeds, list) and len(seeds) > 0 and all(map(is_number, seeds)), f"{at}.seeds", "a list of numbers")
+    drift = entry.get("drift", 0.0)
+    need(is_number(drift) and drift >= 0, f"{at}.drift", "a number, not negative")
 
 
-def _validate_claim(claim: object, at: str, need) -> None:
+def _validate_claim(claim: dict, at: str, need) -> None:
+    untested = "out_of_scope" in claim
+    keys = {"out_of_scope"} if untested else {"statistic", "a", "margin", "b", "ratio", "interval"}
+    keys |= {"id", "sentence", "source", "verdict"}
+    need(set(claim) == keys, at, f"an object with {', '.join(sorted(keys))}")
+    for key in keys - {"ratio", "interval"}:
+        need(isinstance(claim[key], str), f"{at}.{key}", "a string")
+    need(claim["verdict"] in VERDICTS, f"{at}.verdict", f"one of {', '.join(VERDICTS)}")
+    need((claim["verdict"] == OUT_OF_SCOPE) == untested, f"{at}.verdict", f"{OUT_OF_SCOPE!r} with a reason, or another")
+    if not untested:
+        need(claim["margin"] in MARGINS, f"{at}.margin", f"one of {', '.join(MARGINS)}")
+        limits = claim["interval"]
+        ordered = isinstance(limits, list) and len(limits) == 2 and all(map(is_number, limits))
+        ordered = ordered and is_number(claim["ratio"]) and limits[0] <= claim["ratio"] <= limits[1]
+        need(ordered, f"{at}.interval", "[low, high] around the ratio")
+
+
+def _validate_judgement(claim: object, at: str, need) -> None:
     keys = ("claim", "measured", "verdict", "agree")
     texts = isinstance(claim, dict) and set(claim) == set(keys) and all(isinstance(claim[key], str) for key in keys)
     need(texts, at, f"an object of strings: {', '.join(keys)}")
-    need(claim["verdict"] in VERDICTS, f"{at}.verdict", f"one of {', '.join(VERDICTS)}")
+    need(claim["verdict"] in judgements.VERDICTS, f"{at}.verdict", f"one of {', '.join(judgements.VERDICTS)}")
     need(re.fullmatch(r"\d+/\d+", claim["agree"]) is not None, f"{at}.agree", 'like "5/5"')
 
 

@@ -37,7 +37,8 @@ def measured(records: Path | None = None) -> Iterator[tuple[Method, dict[str, di
 
 def metrics_of(row: Method, path: Path) -> dict[str, dict]:
     """Methods that share a notebook prefix their metrics with their name."""
-    metrics = record.read(path)["presets"][record.DEFAULT_PRESET].get("metrics", {})
+    kept = record.read(path)
+    metrics = kept["presets"][record.default_preset(kept)].get("metrics", {})
     prefix = row.name.lower().replace("-", "_") + "_"
     return metrics | {name.removeprefix(prefix): m for name, m in metrics.items() if name.startswith(prefix)}
 

@@ -64,7 +64,7 @@ def test_a_failing_recording_leaves_both_files_as_they_were(recorded, capsys, so
 
 def test_a_recording_that_fails_at_the_very_end_leaves_both_files(recorded, monkeypatch):
     before = contents(recorded)
-    monkeypatch.setattr(recording, "measure", lambda *_: [{"metrics": {"cost": 5}, "claims": []}] * 3)
+    monkeypatch.setattr(recording, "measure", lambda *_: [{"metrics": {"cost": 5}, "statistics": {}, "claims": []}] * 3)
     assert main(["record", "paper", "--seeds", "3"], recorded) == 1  # the notebook itself still says cost 4
     assert contents(recorded) == before
 

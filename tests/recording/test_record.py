@@ -12,7 +12,7 @@ import pytest
 
 from flowcore import record
 
-CLAIMS = [record.Claim.judge("works", "1.2 < 2", True), record.Claim("scales", "", "not tested")]
+CLAIMS = [record.Judgement.judge("works", "1.2 < 2", True), record.Judgement("scales", "", "not tested")]
 METRICS = {"cost": 4, "error": 0.2}
 PARAMETERS = {"steps": 4000, "rates": [0.1, 0.2], "seed": 3}
 GOOD = {
@@ -51,10 +51,17 @@ def check(parameters=PARAMETERS, metrics=METRICS, claims=CLAIMS):
 
 
 def test_band_is_the_prediction_interval_of_one_more_run():
-    mean, spread, (low, high) = record.band([1.0, 2.0, 3.0, 4.0, 5.0])
-    reach = 4.604095 * math.sqrt(2.5) * math.sqrt(1.2) + record.FLOOR * 3  # t_{0.995, 4} from a printed table
-    assert (mean, spread) == (3.0, pytest.approx(math.sqrt(2.5)))
-    assert (low, high) == (pytest.approx(3 - reach, abs=1e-6), pytest.approx(3 + reach, abs=1e-6))
+    values = [-1.0, 0.0, 1.0, 2.0, 3.0]  # not all positive: no logarithm
+    mean, spread, (low, high) = record.band(values)
+    reach = 4.604095 * math.sqrt(2.5) * math.sqrt(1.2)  # t_{0.995, 4} from a printed table
+    assert (mean, spread) == (1.0, pytest.approx(math.sqrt(2.5)))
+    drift = record.FLOOR * 1.0
+    assert (low, high) == (pytest.approx(1 - reach - drift, abs=1e-6), pytest.approx(1 + reach + drift, abs=1e-6))
+    powers = [math.exp(value) for value in values]
+    mean, _, (low, high) = record.band(powers)
+    assert mean == pytest.approx(sum(powers) / 5)
+    assert low == pytest.approx(math.exp(1 - reach) * (1 - record.FLOOR), rel=1e-6)
+    assert high == pytest.approx(math.exp(1 + reach) * (1 + record.FLOOR), rel=1e-6)
 
 
 def test_band_holds_one_more_run_99_times_in_100(monkeypatch):
@@ -98,9 +105,9 @@ def test_only_an_integer_that_never_changes_is_exact(name, values, exact):
 
 def test_claims_are_judged_and_shown():
     with pytest.raises(ValueError, match="'maybe' of claim 'works' must be one of holds"):
-        record.Claim("works", "", "maybe")
-    assert record.Claim.judge("a", "b", False).verdict == "does not hold here"
-    shown = record.table([record.Claim("|x| < 1", "0.5", "holds")])
+        record.Judgement("works", "", "maybe")
+    assert record.Judgement.judge("a", "b", False).verdict == "does not hold here"
+    shown = record.table([record.Judgement("|x| < 1", "0.5", "holds")])
     assert shown._repr_markdown_().splitlines()[2] == "| \\|x\\| < 1 | 0.5 | holds |"
     assert "|x| < 1: 0.5" in repr(shown)
 
@@ -132,7 +139,7 @@ del_ = object()
 MIXTURE = ("presets", "mixture")
 SPOILT = [
     (("title",), del_, "title must be a string"),
-    (("presets",), {"digits": {"parameters": {}}}, 'presets must be an object with a "mixture"'),
+    (("presets",), {"digits": {"parameters": {}}}, "presets must be an object whose first entry is one of garments"),
     ((*MIXTURE, "parameters"), del_, "presets.mixture.parameters must be an object"),
     ((*MIXTURE, "parameters", "seed"), 0, "presets.mixture.parameters must be without seed"),
     ((*MIXTURE, "metric"), {}, "presets.mixture.metric must be one of parameters, metrics"),
@@ -233,11 +240,11 @@ def test_every_disagreement_is_printed_and_then_raised(folder, capsys, metrics, 
     ("claims", "printed"),
     [
         (
-            [record.Claim.judge("works", "3 > 2", False), CLAIMS[1]],
+            [record.Judgement.judge("works", "3 > 2", False), CLAIMS[1]],
             "CHANGED from 'holds' .3/3. to 'does not hold here'",
         ),
         (CLAIMS[:1], "CHANGED: no longer claimed"),
-        ([*CLAIMS, record.Claim("new", "", "holds")], "CHANGED: not recorded"),
+        ([*CLAIMS, record.Judgement("new", "", "holds")], "CHANGED: not recorded"),
     ],
     ids=["verdict", "missing", "extra"],
 )
@@ -251,7 +258,7 @@ def test_a_verdict_on_which_the_seeds_differed_may_change(folder, capsys):
     record.write("paper.json", edited((*MIXTURE, "claims", 0, "agree"), "2/3"))
     check()
     first = capsys.readouterr().out
-    check(claims=[record.Claim.judge("works", "3 > 2", False), CLAIMS[1]])
+    check(claims=[record.Judgement.judge("works", "3 > 2", False), CLAIMS[1]])
     assert capsys.readouterr().out == first and "varies over seeds (holds 2/3)  works" in first
 
 
@@ -279,7 +286,7 @@ from flowcore import record
 InteractiveShell.instance()
 with capture_output() as captured:
     try:
-        claims = [record.Claim("works", "now", "holds")]
+        claims = [record.Judgement("works", "now", "holds")]
         parameters = dict(steps=4000, rates=[.1, .2])
         record.check("paper", parameters=parameters, metrics=dict(error=float("nan")), claims=claims)
     except record.OutOfBand:
@@ -291,7 +298,7 @@ print(json.dumps([output.data, output.metadata]))
     data, metadata = json.loads(ran.stdout)
     assert list(data) == ["text/plain"] and "OUT OF BAND" in data["text/plain"]
     claims = [{"claim": "works", "measured": "now", "verdict": "holds"}]
-    assert metadata == {record.MIME: {"metrics": {"error": "nan"}, "claims": claims}}
+    assert metadata == {record.MIME: {"metrics": {"error": "nan"}, "statistics": {}, "claims": claims}}
 
 
 def test_provenance_fits_the_schema(folder):

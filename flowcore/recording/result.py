@@ -1,0 +1,103 @@
+"""What a replication found, read from its record: the first thing a reader sees, before anything is run.
+
+The picture is a forest plot: a line per claim, the ratio a / b of its two numbers with its interval over the seeds,
+against the margin that the claim was given before it was measured.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowcore.recording import claims as stated
+from flowcore.recording.claims import Claim, Statistics
+from flowcore.recording.files import default_preset, read
+from flowcore.recording.margins import CONTRADICTED, MARGINS, OUT_OF_SCOPE, SUPPORTED, UNRESOLVED
+
+COLOURS = {SUPPORTED: "#1f4e79", CONTRADICTED: "#b03a2e", UNRESOLVED: "#9aa5b1"}
+GROUNDS = {"garments_4x": "4 x the training", "garments_sharp": "sharpness 1/4", "garments_sharper": "sharpness 1/16"}
+
+
+def result(paper: str):
+    """Displays what `<paper>.json` in the current directory holds of its default preset: how many claims are supported,
+    contradicted, unresolved and out of scope and which, and the forest plot."""
+    from IPython.display import Markdown, display
+
+    record = read(Path(f"{paper}.json"))
+    name = default_preset(record)
+    if not stated.recorded(record["presets"], name):
+        display(Markdown("*Not recorded yet.*"))
+        return
+    display(Markdown(result_text(record["presets"], name)))
+    display(forest(record["presets"], name))
+
+
+def result_text(presets: dict, name: str) -> str:
+    """A line per verdict, with the claims that have it."""
+    found = stated.verdicts(presets, name)
+    entries = stated.recorded(presets, name)
+    seeds = max(len(metric["seeds"]) for metric in presets[name]["metrics"].values())
+    longer = stated.LONGER.get(name)
+    budgets = "two budgets" if longer and stated.recorded(presets, longer) else "one budget"
+    lines = [f"**What was found** (preset `{name}`, {seeds} seeds, {budgets}):", ""]
+    for verdict, count in Counter(found.values()).items():
+        which = "; ".join(f"{key} {entries[key]['sentence']}" for key in found if found[key] == verdict)
+        lines.append(f"- **{verdict}** ({count}): {which}")
+    return "\n".join(lines)
+
+
+def forest(presets: dict, name: str):
+    """The comparisons of a preset, and of the presets beside it in a fainter colour, as a matplotlib Figure."""
+    import matplotlib.pyplot as plt
+
+    from flowcore.recording.plots import close, panels
+
+    grounds = [name, *filter(None, (stated.LONGER.get(name), *stated.SHARPER.get(name, ())))]
+    entries = {ground: stated.recorded(presets, ground) for ground in grounds}
+    ids = [key for key, entry in entries[name].items() if "ratio" in entry]
+    overall = stated.verdicts(presets, name)
+    figure, (axis,) = panels(1, width=7.0, height=0.9 + 0.3 * len(ids))
+    for row, key in enumerate(ids):
+        low, high = MARGINS[entries[name][key]["margin"]]
+        axis.barh(row, high - max(low, 1e-3), left=max(low, 1e-3), height=0.8, color="#e8edf2", zorder=0)
+        for place, ground in enumerate(ground for ground in grounds if key in entries[ground]):
+            entry, first = entries[ground][key], ground == name
+            at = row + 0.13 * place
+            axis.plot(entry["interval"], [at, at], color=COLOURS[overall[key]], linewidth=2.2 if first else 0.9)
+            marker = "o" if first else ("s" if ground == stated.LONGER.get(name) else "^")
+            axis.plot(entry["ratio"], at, marker, color=COLOURS[overall[key]], markersize=5 if first else 3)
+    ends = [end for group in entries.values() for key in ids if key in group for end in group[key]["interval"]]
+    axis.set(xscale="log", xlim=(min(0.3, *ends) / 1.2, max(1.3, *ends) * 1.2), ylim=(len(ids) - 0.4, -0.6))
+    axis.axvline(1, color="#9aa5b1", linewidth=0.8)
+    labels = [
+        f"{key}  {entries[name][key]['a']} {entries[name][key]['margin']}:\n{entries[name][key]['b']}" for key in ids
+    ]
+    axis.set_yticks(range(len(ids)), labels, fontsize=7)
+    ticks = [
+        tick
+        for tick in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+        if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]
+    ]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.minorticks_off()
+    beside = [GROUNDS[ground] for ground in grounds[1:] if entries[ground]]
+    axis.set_xlabel("a / b, with its 95 % interval" + (f"; thin: {', '.join(beside)}" if beside else ""))
+    plt.close(figure)
+    return close(figure)
+
+
+def comparisons(claims: Sequence[Claim], statistics: Statistics):
+    """The claims as a table, with what this run measured for each: one seed, which gives no verdict (Markdown)."""
+    from IPython.display import Markdown
+
+    stated.check_statistics(claims, statistics)
+    rows = [["claim", "source", "a", "b", "a / b of this seed", "is a ... than b?"], ["---"] * 6]
+    for claim in claims:
+        head = [f"**{claim.id}** {claim.sentence}", claim.source]
+        if claim.out_of_scope:
+            rows.append([*head, "", "", "", f"{OUT_OF_SCOPE}: {claim.out_of_scope}"])
+            continue
+        a, b = (float(statistics[claim.statistic][name]) for name in (claim.a, claim.b))
+        ratio = f"{a / b:.3f}" if a > 0 and b > 0 else "-"
+        sides = f"{claim.a}: {a:.4g}", f"{claim.b}: {b:.4g}"
+        rows.append([*head, *sides, ratio, f"{claim.margin}, {claim.statistic}"])
+    return Markdown("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows))
