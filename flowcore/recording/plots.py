@@ -6,9 +6,13 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
+from jaxtyping import Array
 from matplotlib.figure import Figure
 
-INK, TRUTH, FAINT = "#1f4e79", "#d9822b", "#9aa5b1"
+from flowcore.tasks import Task
+
+INK, TRUTH, FAINT, QUIET = "#1f4e79", "#d9822b", "#9aa5b1", "#5b6670"
+FEWER = 5  # pictures a side, of those that are as large as 28 x 28: a notebook stays small
 STYLE = {
     "figure.dpi": 72,
     "savefig.dpi": 72,
@@ -24,6 +28,22 @@ def panels(count: int, width: float = 2.6, height: float = 2.8):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, count, figsize=(width * count, height), layout="constrained", squeeze=False)
     return figure, axes[0]
+
+
+def samples(task: Task, clouds: dict[str, Array | np.ndarray], *, against_reference: bool = True) -> Figure:
+    """One panel per cloud (n, *task.shape), whatever the task: points in the plane, or the images that they stand for,
+    of the same first rows in each.
+
+    `against_reference` is for clouds of the task's noise, row by row: in the plane lines join each point to where the
+    reference puts it. Raises ValueError for a task that is neither of the plane nor of images."""
+    clouds = {title: np.asarray(cloud) for title, cloud in clouds.items()}
+    if task.pictures is not None:
+        return images({title: task.pictures(cloud[: FEWER**2]) for title, cloud in clouds.items()}, side=FEWER)
+    if len(task.shape) == 3:
+        return images(clouds)
+    if task.shape == (2,):
+        return points(clouds, np.asarray(task.endpoints) if against_reference else None)
+    raise ValueError(f"samples draws the plane and images, not points of shape {task.shape}: give the task `pictures`")
 
 
 def points(clouds: dict[str, np.ndarray], reference: np.ndarray | None = None, limit: float = 2.2) -> Figure:
@@ -76,21 +96,48 @@ def curves(runs: dict[str, np.ndarray], ylabel: str, *, floor: float | None = No
     return close(figure)
 
 
-def lines(x, runs: dict[str, list[float]], xlabel: str, ylabel: str) -> Figure:
-    """One line per run over the values `x`, both axes logarithmic."""
+def lines(
+    x, runs: dict[str, list[float]], xlabel: str, ylabel: str, *, rulers: dict[str, float] | None = None
+) -> Figure:
+    """One line per run over the values `x`, both axes logarithmic. `rulers` draws a dotted line each; those that are
+    not within a factor of 3 of what the runs reach are named below."""
     figure, (axis,) = panels(1, width=5.2, height=2.6)
     for label, values in runs.items():
         axis.plot(x, values, marker="o", markersize=3, label=label)
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log", xticks=x, xticklabels=x)
     axis.xaxis.minorticks_off()  # those of y are all there is when it spans less than a decade
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if rulers:
+        figure.set_size_inches(7.0, 3.4)
+        every = [value for values in runs.values() for value in values]
+        reached = [value for value in every if np.isfinite(value) and value > 0] or [1.0]  # where all have diverged
+        shown = {name: value for name, value in rulers.items() if min(reached) / 3 <= value <= max(reached) * 3}
+        low, high = min([*reached, *shown.values()]) / 1.15, max([*reached, *shown.values()]) * 1.15
+        axis.set_ylim(low, high)
+        name_off_axis(figure, rulers, shown)
+        place = np.log(np.array(list(shown.values())) / low) / np.log(high / low)
+        for (name, value), at, label in zip(shown.items(), place, apart(place, 0.06), strict=True):
+            axis.axhline(value, color=QUIET, linestyle=":", linewidth=0.9, zorder=0)
+            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+            note = {"xycoords": "axes fraction", "textcoords": "axes fraction", "arrowprops": line}
+            axis.annotate(named(name, value), (1, at), (1.03, label), **note, va="center", fontsize=7, color=QUIET)
+        figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    else:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return close(figure)
 
 
 def bars(
-    values: dict[str, float], xlabel: str, *, reference: float | None = None, marks: list[float] | None = None
+    values: dict[str, float],
+    xlabel: str,
+    *,
+    reference: float | None = None,
+    marks: list[float] | None = None,
+    rulers: dict[str, float] | None = None,
 ) -> Figure:
-    """One horizontal bar per name; `reference` draws a dashed line, `marks` (one per name) a tick across each bar."""
+    """One horizontal bar per name; `reference` draws a dashed line, `marks` (one per name) a tick across each bar.
+
+    `rulers` draws a dotted line each, named above; those beyond 2.5 of the longest bar are named below, for they would
+    squash the bars."""
     figure, (axis,) = panels(1, width=6.0, height=0.6 + 0.26 * len(values))
     names, lengths = list(values)[::-1], list(values.values())[::-1]
     ends = lengths
@@ -101,9 +148,65 @@ def bars(
         axis.scatter(marks[::-1], names, marker="|", s=90, color=TRUTH, zorder=2)
         ends = np.maximum(lengths, marks[::-1])
     for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-        axis.text(end, row, f" {length:.3g}", va="center", fontsize=8)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if rulers else None  # a ruler may pass there
+        axis.text(end, row, f" {length:.3g}", va="center", fontsize=8, bbox=behind)
     axis.set(xlabel=xlabel)
+    if rulers:
+        figure.set_size_inches(6.0, 1.9 + 0.26 * len(values))
+        longest = max((abs(end) for end in ends if np.isfinite(end)), default=1.0)
+        shown = {name: value for name, value in rulers.items() if abs(value) <= 2.5 * longest}
+        high = max([1.12 * longest, *(1.02 * value for value in shown.values())])
+        low = min([0.0, *lengths, *shown.values()])
+        axis.set_xlim(low, high)
+        name_off_axis(figure, rulers, shown)
+        place = (np.array(list(shown.values())) - low) / (high - low)
+        for (name, value), at, label in zip(shown.items(), place, apart(place, 0.05), strict=True):
+            axis.axvline(value, color=QUIET, linestyle=":", linewidth=0.9, zorder=0)
+            axis.plot([at, label], [1, 1.06], color=FAINT, linewidth=0.5, transform=axis.transAxes, clip_on=False)
+            turned = {"rotation": 45, "rotation_mode": "anchor", "transform": axis.transAxes}
+            axis.text(label, 1.08, named(name, value), **turned, fontsize=7, color=QUIET)
     return close(figure)
+
+
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """The places nearest to these, in their order, of which neighbours are at least `gap` apart: where labels fit.
+
+    With multiples of the gap taken off they need only rise, and the nearest rising numbers are means of blocks."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    blocks: list[list[float]] = []
+    for value in places[order] - steps:
+        blocks.append([value])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    found = np.empty_like(places)
+    found[order] = [np.mean(block) for block in blocks for _ in block] + steps
+    return found
+
+
+def named(name: str, value: float) -> str:
+    return f"{name} {value:.3g}"
+
+
+def name_off_axis(figure: Figure, rulers: dict[str, float], shown: dict[str, float]) -> None:
+    """Under the figure, the rulers that are not drawn, three to a line."""
+    rest = [named(name, value) for name, value in rulers.items() if name not in shown]
+    if rest:
+        rows = [", ".join(rest[i : i + 3]) for i in range(0, len(rest), 3)]
+        figure.supxlabel("off the axis: " + ",\n".join(rows), fontsize=7, color=QUIET)
+
+
+def table(errors: dict[str, dict[int, float]], rulers: dict[str, float] | None = None) -> Markdown:
+    """One row per name, one column per number of steps, as `{"MF": {1: 0.2, 2: 0.1}}`; what is not known is a dash.
+
+    The rulers follow in italics: they have no steps, and stand in every column."""
+    columns = sorted({steps for of_steps in errors.values() for steps in of_steps})
+    rows = [["", *(f"{steps} step{'s' * (steps > 1)}" for steps in columns)], ["---"] * (1 + len(columns))]
+    for name, of_steps in errors.items():
+        rows.append([name, *(f"{of_steps[steps]:.3g}" if steps in of_steps else "-" for steps in columns)])
+    for name, value in (rulers or {}).items():
+        rows.append([f"*{name}*", *[f"*{value:.3g}*"] * len(columns)])
+    return Markdown("\n".join("| " + " | ".join(row) + " |" for row in rows))
 
 
 def source(*functions: Callable) -> Markdown:
