@@ -30,6 +30,7 @@ MODULES = (
     "flowcore.recording.record",
     "flowcore.sample",
     "flowcore.tasks",
+    "flowcore.tasks.rulers",
     "flowcore.tasks.teachers",
     "flowcore.training",
     "flowcore.training.checkpoints",

@@ -3,7 +3,8 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from flowcore.checks import check
 from flowcore.exact.gaussian import check_spread
@@ -37,6 +38,10 @@ class MixtureMap(AbstractFlowMap):
 
     def average_velocity(self, x, s, t):
         return OdeMap(self.velocity, self.tolerance).average_velocity(x, s, t)
+
+    def of_components(self, components: Int[Array | np.ndarray, " some"]) -> "MixtureMap":
+        """The law of these modes alone, e.g. of a class."""
+        return MixtureMap(self.means[components], self.std, self.tolerance)
 
     def centre(self, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """The nearest mode: the centre of the likeliest component of a datum."""

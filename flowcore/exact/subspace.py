@@ -9,7 +9,8 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from flowcore.exact.gaussian import GaussianMap
 from flowcore.exact.mixture import GaussianMixtureMap
@@ -42,6 +43,10 @@ class SubspaceMap(AbstractFlowMap):
         variance = self.rest.spread(t) ** 2
         of_rest = -jnp.sum(rest**2) / (2 * variance) - count / 2 * jnp.log(2 * math.pi * variance)
         return self.core.log_density(z, t) + of_rest
+
+    def of_components(self, components: Int[Array | np.ndarray, " some"]) -> "SubspaceMap":
+        """The law of these components of the core alone, e.g. of a class."""
+        return SubspaceMap(self.core.of_components(components), self.axes, self.std, self.shape)
 
     def component(self, x: Float[Array, "*shape"]):
         """The likeliest component of a datum."""

@@ -172,7 +172,8 @@ class ClassGuidedMap(AbstractFlowMap):
 
     def velocity(self, x, t, condition):
         free = self.free.velocity(x, t)
-        of_class = condition[:-3] @ eqx.filter_vmap(lambda flow_map: flow_map.velocity(x, t))(self.of_class)
+        velocities = eqx.filter_vmap(lambda flow_map: flow_map.velocity(x, t))(self.of_class)
+        of_class = jnp.tensordot(condition[:-3], velocities, axes=1)
         guided = free + (of_class - free) / (1 - guidance_strength(condition, t))
         return jnp.where(jnp.all(condition == 0), free, guided)
 

@@ -8,20 +8,16 @@ isotropic Gaussian in the directions that they leave out.
 import functools
 from collections.abc import Callable
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowcore.data import Labelled, SampledSource
 from flowcore.exact import GaussianMixtureMap, SubspaceMap
-from flowcore.objectives.guidance import ClassGuidedMap
-from flowcore.sample import generate
 from flowcore.tasks.garments_fit import COMPONENTS, FILE, PER_CLASS, SCALE
-from flowcore.tasks.task import Classes, Task, fewer
+from flowcore.tasks.laws import of_law
+from flowcore.tasks.task import Task, fewer
 
-CLASSES = 10
+COMPONENTS_OF_CLASS = np.arange(10 * PER_CLASS).reshape(10, PER_CLASS)
 SIDE = 28
 # root of the mean variance of the images in the 720 directions beyond the 64, in the units of the coordinates
 REST = 0.0707
@@ -77,51 +73,9 @@ def garments(
 ) -> Task:
     """The task in `dim` coordinates. Nothing is trained, so there is no `progress` to show. A `trial` is measured on
     few points."""
-    return of_law(law(dim, sharpness), fewer(count) if trial else count)
+    return of_law(law(dim, sharpness), fewer(count) if trial else count, COMPONENTS_OF_CLASS, pictures)
 
 
 def garments_784(progress: Callable = iter, *, sharpness: float = 1.0, count: int = 4096, trial: bool = False) -> Task:
     """The task in all pixels."""
-    return of_law(law_784(sharpness), fewer(count) if trial else count)
-
-
-def of_law(exact: GaussianMixtureMap | SubspaceMap, count: int) -> Task:
-    """A task of a law with ten classes, of `PER_CLASS` components each."""
-    key_noise, key_real = jax.random.split(jax.random.key(20250519))
-    shape = exact.shape if isinstance(exact, SubspaceMap) else exact.means.shape[1:]
-    noise = jax.random.normal(key_noise, (count, *shape))
-    real = jax.lax.map(exact.sample, jax.random.split(key_real, count), batch_size=512)
-    classes = of_classes(exact)
-    return Task(
-        exact,
-        noise,
-        generate(exact, noise, 1),
-        real,
-        lambda size, seed: SampledSource(exact.sample, size),
-        classes=Classes(
-            CLASSES,
-            lambda size, seed: SampledSource(LabelledSample(classes), size),
-            jnp.arange(count) % CLASSES,
-            ClassGuidedMap(classes, exact),
-        ),
-        pictures=pictures,
-    )
-
-
-def of_classes(exact: GaussianMixtureMap | SubspaceMap):
-    """The laws of the classes, stacked along a first axis of their arrays."""
-    if isinstance(exact, SubspaceMap):
-        stack = lambda leaf: jnp.broadcast_to(leaf, (CLASSES, *leaf.shape))  # noqa: E731
-        return SubspaceMap(of_classes(exact.core), stack(exact.axes), stack(exact.std), exact.shape)
-    return eqx.filter_vmap(exact.of_components)(jnp.arange(CLASSES * PER_CLASS).reshape(CLASSES, PER_CLASS))
-
-
-class LabelledSample(eqx.Module):
-    """A datum of a class drawn evenly, with its label."""
-
-    classes: GaussianMixtureMap | SubspaceMap
-
-    def __call__(self, key):
-        key_label, key_point = jax.random.split(key)
-        label = jax.random.randint(key_label, (), 0, CLASSES)
-        return Labelled(jax.tree.map(lambda leaf: leaf[label], self.classes).sample(key_point), label)
+    return of_law(law_784(sharpness), fewer(count) if trial else count, COMPONENTS_OF_CLASS, pictures)

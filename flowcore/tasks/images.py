@@ -38,7 +38,13 @@ def images(
     train, test = (data.load(name, split + rows) for split in ("train", "test"))
     images = jnp.asarray(data.scale(train["image"]))
     labels = jnp.asarray(train["label"], jnp.int32)
-    reference = OdeMap(teachers.denoiser(images, denoiser, progress=progress).velocity, tolerance=1e-4)
+
+    def learn(seed):
+        return OdeMap(
+            teachers.denoiser(images, denoiser.replace(seed=seed), progress=progress).velocity, tolerance=1e-4
+        )
+
+    reference = learn(denoiser.seed)
     noise = jax.random.normal(jax.random.key(20250519), (count, *images.shape[1:]))
     unseen, unseen_labels = jnp.asarray(data.scale(test["image"])), jnp.asarray(test["label"], jnp.int32)
     learned = teachers.classifier(images, labels, classifier, progress=progress)
@@ -55,4 +61,5 @@ def images(
         learned,
         learned.accuracy(unseen, unseen_labels),
         Classes(10, labelled, jnp.arange(count) % 10),
+        relearn=learn,
     )

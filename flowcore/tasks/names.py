@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flowcore.networks import Choices
 from flowcore.tasks.garments import garments, garments_784
 from flowcore.tasks.images import images
-from flowcore.tasks.mixture import mixture
+from flowcore.tasks.ring import ring
 from flowcore.tasks.task import Task
 from flowcore.tasks.teachers import DENOISER, Classifier
 
@@ -27,7 +27,11 @@ TASKS: dict[str, Callable[..., Task]] = Choices(
     garments_16=functools.partial(garments, dim=16),
     garments_64=functools.partial(garments, dim=64),
     garments_784=garments_784,
-    mixture=mixture,
+    # the dial: all variances of the components times this, the means where they are; below 1 the paths bend more
+    garments_sharp=functools.partial(garments, sharpness=1 / 4),
+    garments_sharper=functools.partial(garments, sharpness=1 / 16),
+    ring=ring,
+    mixture=ring,  # as it was named before there were others
     digits=functools.partial(images, name="digits"),  # 8x8, 1,797 of them
     fashion_mnist=functools.partial(images, name="fashion_mnist", **LARGE),  # 28x28
     cifar10=functools.partial(images, name="cifar10", **LARGE),  # 32x32 in colour

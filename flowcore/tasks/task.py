@@ -6,6 +6,7 @@ notebook are measured on the same points.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from flowcore import metrics
 from flowcore.checks import check
-from flowcore.maps import AbstractFlowMap
+from flowcore.maps import AbstractFlowMap, OdeMap
 from flowcore.objectives import guidance
 from flowcore.path import Time
 from flowcore.sample import generate, jump
@@ -60,6 +61,7 @@ class Task:
     accuracy: float | None = None  # of the classifier, on held-out images
     classes: Classes | None = None
     pictures: Callable | None = None  # from points to the images that they stand for, where these are not the points
+    relearn: Callable[[int], AbstractFlowMap] | None = None  # seed -> the reference of another teacher, if it has one
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,7 +86,7 @@ class Task:
         found = {f"endpoint_error_{n}": metrics.endpoint_error(made, self.endpoints) for n, made in samples.items()}
         found["energy_distance"] = metrics.energy_distance(samples[1], self.real)
         found |= metrics.residuals(model, self.reference.velocity, self.real[:ROWS], key=jax.random.key(7))
-        return found | self.measure_images(samples)
+        return found | self.measure_law(samples[1]) | self.measure_images(samples)
 
     def measure_consistency(self, model, sampler: Callable) -> dict[str, float]:
         """What `measure` is for a map that was learned at t = 0 only: it knows neither other jumps nor, with them, the
@@ -94,7 +96,7 @@ class Task:
         found = {"endpoint_error_1": metrics.endpoint_error(samples[1], self.endpoints)}
         found["energy_distance"] = metrics.energy_distance(samples[1], self.real)
         found |= {f"energy_distance_{n}": metrics.energy_distance(samples[n], self.real) for n in FEW if n > 1}
-        return found | self.measure_images(samples)
+        return found | self.measure_law(samples[1]) | self.measure_images(samples)
 
     def measure_from_noise(self, model) -> dict[str, float]:
         """What `measure` is for a map that was learned at s = 1 only: it makes one jump, but to every t."""
@@ -102,7 +104,39 @@ class Task:
         found = {"endpoint_error_1": metrics.endpoint_error(made, self.endpoints)}
         found["energy_distance"] = metrics.energy_distance(made, self.real)
         found |= {f"path_error_{round(100 * t)}": self.path_error(model, t) for t in ON_THE_WAY}
-        return found | self.measure_images({1: made})
+        return found | self.measure_law(made) | self.measure_images({1: made})
+
+    def measure_law(self, made: Float[Array, "n ..."]) -> dict[str, float]:
+        """What only a known law of pictures has, of samples in one step; nothing for other tasks."""
+        if self.pictures is None or not hasattr(self.reference, "component"):
+            return {}
+        return {
+            "energy_difference": self.energy_difference(made),
+            "endpoint_median_1": metrics.endpoint_median(made, self.endpoints),
+            "component_error_1": self.component_error(made),
+        }
+
+    def energy_difference(self, made: Float[Array, "n ..."]) -> float:
+        """Energy distance of samples to the data, less that of the reference endpoints to the same data: their common
+        scatter goes, and the exact map has 0. Units of the data."""
+        return metrics.energy_distance(made, self.real) - self.energy_of_reference
+
+    @functools.cached_property
+    def energy_of_reference(self) -> float:
+        """Energy distance of the reference endpoints to the data."""
+        return metrics.energy_distance(self.endpoints, self.real)
+
+    def component_error(self, made: Float[Array, "n ..."]) -> float:
+        """Share of the noises that end in another component than the exact map takes them to; the reference must know
+        its components. A sample that is off in a direction in which the right one is thin counts too: a wider one is
+        likelier there."""
+        return float(jnp.mean(components(self.reference, made) != components(self.reference, self.endpoints)))
+
+    def own_ode_error(self, model, steps: int = 1, tolerance: float = 1e-4) -> float:
+        """RMS distance of the model's endpoints to the ODE solution of the model's own velocity: what is left to learn
+        of jumping, however good the velocity is. For methods without a teacher, on references that are learned."""
+        solved = generate(OdeMap(model.velocity, tolerance), self.noise, 1)
+        return metrics.endpoint_error(generate(model, self.noise, steps), solved)
 
     def path_error(self, model, t: float) -> float:
         """RMS distance of the model's jump from the noise to time t to the reference's."""
@@ -130,6 +164,12 @@ class Task:
 def carry(flow_map, noise: Float[Array, "n ..."], t: Time) -> Float[Array, "n ..."]:
     """F(noise, 1, t) of every row."""
     return jax.vmap(lambda x: flow_map(x, 1.0, t))(noise)
+
+
+@eqx.filter_jit
+def components(reference, points: Float[Array, "n ..."]) -> Int[Array, " n"]:
+    """The likeliest component of every row."""
+    return jax.vmap(reference.component)(points)
 
 
 def fewer(count: int) -> int:

@@ -1,13 +1,16 @@
 """The garments: the shipped law is the one that was measured, its classes and pictures, and the rulers of a task."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowcore import TangentMap, metrics, sample, tasks
+from flowcore import AverageVelocityMap, TangentMap, metrics, sample, tasks
 from flowcore.tasks import garments, rulers
 from flowcore.tasks.garments_fit import FILE, FLOOR, floored, principal_components
+from flowcore.tasks.laws import draws
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_one_euler_step_is_the_mean_of_the_data(task):
 
 
 def test_rulers_of_the_plane_know_the_nearest_mode():
-    plane = tasks.TASKS["mixture"](count=256)
+    plane = tasks.TASKS["ring"](count=256)
     found = rulers.endpoint_rulers(plane)
     assert found["centre of the right component"] == pytest.approx(0.12 * 2**0.5, rel=0.1)  # two coordinates of std .12
 
@@ -62,6 +65,59 @@ def test_a_dial_sharpens(task):
     for wrong in ({"dim": 65}, {"dim": 0}, {"sharpness": 0.0}, {"sharpness": float("nan")}):
         with pytest.raises(ValueError, match="not "):
             garments.law(**wrong)
+
+
+def test_a_dial_has_names(task):
+    for name, factor in {"garments_sharp": 1 / 4, "garments_sharper": 1 / 16}.items():
+        sharp = tasks.TASKS[name](count=4)
+        assert jnp.allclose(sharp.reference.variances, factor * task.reference.variances)
+        assert jnp.array_equal(sharp.reference.means, task.reference.means)
+    assert tasks.TASKS["mixture"] is tasks.TASKS["ring"]
+
+
+def test_a_known_law_is_measured_by_its_components_too(task):
+    exact = task.measure_law(task.endpoints)
+    assert abs(exact["energy_difference"]) < 1e-9
+    assert exact["endpoint_median_1"] == exact["component_error_1"] == 0
+    half = jnp.where(jnp.arange(256)[:, None] < 64, task.endpoints[::-1], task.endpoints)  # a quarter goes elsewhere
+    found = task.measure_law(half)
+    assert 0.2 < found["component_error_1"] < 0.25  # of ten classes a few are right by chance
+    assert found["endpoint_median_1"] == 0
+    assert found["energy_difference"] == pytest.approx(
+        metrics.energy_distance(half, task.real) - task.energy_of_reference
+    )
+    off = task.measure_law(task.endpoints + 0.5)
+    assert off["endpoint_median_1"] == pytest.approx(0.5 * 24**0.5)
+    assert off["energy_difference"] > 0.05
+
+
+def test_all_ways_to_measure_have_the_metrics_of_a_known_law(task):
+    few = dataclasses.replace(task, noise=task.noise[:8], endpoints=task.endpoints[:8], real=task.real[:8])
+    new = {"energy_difference", "endpoint_median_1", "component_error_1"}
+    still = AverageVelocityMap(lambda x, s, t: 0 * x)
+    assert new <= few.measure(still).keys()
+    assert new <= few.measure_consistency(still, sample.consistency()).keys()
+    assert new <= few.measure_from_noise(still).keys()
+
+
+def test_whole_images_are_guided_too():
+    """The laws of the classes share what lies beyond the core."""
+    task = tasks.TASKS["garments_784"](count=10)
+    of_class = task.classes.exact.of_class
+    assert of_class.core.means.shape == (10, 2, 64) and of_class.axes.shape == (10, 784, 64)
+    x, condition = task.noise[3], task.classes.conditions(1.0)[3]
+    one = task.reference.of_components(np.array([6, 7]))
+    assert jnp.allclose(task.classes.exact.velocity(x, 0.4, condition), one.velocity(x, 0.4), atol=1e-10)
+    assert not jnp.allclose(task.reference.velocity(x, 0.4), one.velocity(x, 0.4), atol=1e-3)
+
+
+def test_draws_do_not_depend_on_how_many_at_once(task):
+    key = jax.random.key(3)
+    many = draws(task.reference, key, 600)
+    keys = jax.random.split(key, 600)
+    assert many.shape == (600, 24)
+    for row in (0, 511, 512, 599):
+        assert jnp.allclose(many[row], task.reference.sample(keys[row]), atol=1e-12)
 
 
 def test_samples_are_of_the_law_and_labels_of_their_class(task):
@@ -77,7 +133,7 @@ def test_guided_ends_are_likelier_under_their_class(task):
     few, labels = task.noise[:32], task.classes.labels[:32]
     conditions = task.classes.conditions
     plain, guided = (sample.generate(task.classes.exact, few, 1, conditions=conditions(w)[:32]) for w in (1.0, 3.0))
-    law = garments.of_classes(task.reference)
+    law = task.classes.exact.of_class
 
     def likelihood(x, label):
         return jax.tree.map(lambda leaf: leaf[label], law).log_density(x) - task.reference.log_density(x)

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import equinox as eqx
@@ -7,7 +8,19 @@ import numpy as np
 import pytest
 from problems import prepare_fake_fashion
 
-from flowcore import AbstractFlowMap, AverageVelocityMap, GaussianMap, data, sample, tasks, teachers, training
+import flowcore
+from flowcore import (
+    AbstractFlowMap,
+    AverageVelocityMap,
+    GaussianMap,
+    TangentMap,
+    data,
+    rulers,
+    sample,
+    tasks,
+    teachers,
+    training,
+)
 from flowcore.data import SampledSource
 from flowcore.data.datasets import BUILDERS
 from flowcore.tasks.images import images
@@ -57,12 +70,52 @@ def test_a_known_error_is_measured(task):
     assert from_noise["endpoint_error_1"] == pytest.approx(0.3, rel=1e-9)
 
 
+def test_the_energy_difference_of_the_exact_map_is_zero_where_the_distance_is_not(task):
+    assert abs(task.energy_of_reference) > 1e-6
+    assert abs(task.energy_difference(task.endpoints)) < 1e-12
+    moved = task.endpoints + 0.3
+    assert 0.05 < task.energy_difference(moved) < 1
+    other = dataclasses.replace(task, endpoints=moved)  # held against another reference
+    assert other.energy_difference(task.endpoints) == pytest.approx(-task.energy_difference(moved))
+
+
+def test_the_own_ode_of_a_map_is_not_the_reference(task):
+    """A constant velocity beside the exact one: its own jumps follow it or, as Euler steps, do not."""
+    moved = Shifted(task.reference)
+    assert task.own_ode_error(task.reference) < 1e-3
+    euler = TangentMap(task.reference.velocity)
+    assert task.own_ode_error(euler, steps=4) == pytest.approx(task.endpoint_error(euler, 4), rel=1e-2)
+    solved = sample.generate(flowcore.OdeMap(moved.velocity, 1e-9), task.noise, 1)
+    gaps = sample.generate(moved, task.noise, 1) - solved
+    assert task.own_ode_error(moved) == pytest.approx(float(jnp.sqrt(jnp.mean(jnp.sum(gaps**2, axis=1)))), rel=1e-2)
+    assert abs(task.own_ode_error(moved) - task.endpoint_error(moved)) > 0.05
+
+
+def test_what_only_pictures_of_a_known_law_have_is_measured_of_nothing_else(task):
+    """So the metrics that the plane and images have recorded are all that they have."""
+    assert task.measure_law(task.endpoints) == {}
+    assert tasks.TASKS["ring"](count=64).measure_law(jnp.zeros((64, 2))) == {}
+
+
+def test_the_floor_of_a_distance_is_what_exact_draws_have(task):
+    """The energy distance of n points scatters by about the size over n."""
+    small = dataclasses.replace(task, noise=task.noise[:100], endpoints=task.endpoints[:100], real=task.real[:100])
+    few, many = (rulers.floors(each, pairs=20)["energy_distance"] for each in (small, task))
+    assert 0.002 < few < 0.05
+    assert 10 < few / many < 40  # 20 times as many points
+    assert rulers.floors(task, pairs=1).keys() == {"energy_distance"}
+    with pytest.raises(ValueError, match="pairs of exact draws must be"):
+        rulers.floors(task, pairs=0)
+    with pytest.raises(ValueError, match="that of this task is exact"):
+        rulers.floors(task, pairs=1, other_seed=1)
+
+
 def test_without_a_classifier_there_are_no_metrics_of_images(task):
     assert task.measure_images(task.samples(task.reference)) == {}
 
 
 def test_the_classes_of_the_mixture_are_its_halves():
-    task = tasks.TASKS["mixture"](count=512)
+    task = tasks.TASKS["ring"](count=512)
     batch = task.classes.source(256, 0).batch(None, jax.random.key(0))
     assert jnp.mean(batch.label) == pytest.approx(0.5, abs=0.1)
     assert jnp.mean(jnp.where(batch.label == 0, batch.x0[:, 1], -batch.x0[:, 1]) > -0.4) == 1  # modes 0 and 4 lie at 0
@@ -108,6 +161,17 @@ def test_a_task_of_images_from_the_original_files(fake_fashion):
     still = sample.generate(AverageVelocityMap(lambda x, s, t: 0 * x), task.noise, 1)
     assert task.frechet_distance(task.real) < 1e-6 < found["frechet_distance_1"]
     assert found["frechet_distance_1"] == pytest.approx(task.frechet_distance(still))
+
+
+def test_the_floor_of_a_learned_reference_is_another_teacher(fake_fashion):
+    task = images(name="fashion_mnist", rows="[:10]", **SMALL)
+    assert rulers.floors(task) == {}  # no law is known, and nothing else was asked
+    floor = rulers.floors(task, other_seed=5)
+    other = images(name="fashion_mnist", rows="[:10]", **SMALL | {"denoiser": SMALL["denoiser"].replace(seed=5)})
+    assert floor == {"endpoint_error": pytest.approx(task.endpoint_error(other.reference))}
+    assert floor["endpoint_error"] > 0.01
+    with pytest.raises(ValueError, match="other_seed 0 is that of the task's own teacher"):
+        rulers.floors(task, other_seed=0)
 
 
 def test_of_many_images_the_real_ones_are_the_last(fake_fashion, monkeypatch):
