@@ -49,6 +49,8 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
         old = record.read(tree.record(paper))
         blank = {name: {"parameters": entry["parameters"]} for name, entry in old["presets"].items()}
         write(work / f"{paper}.json", old | {"presets": blank | {preset: {"parameters": given}}})
+        # what differs from seed to seed is data: a program is compiled once
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tree.build / "jax-cache"))
         results = measure(tree.notebook(paper), given, seeds, jobs, work)
         others = vary(tree.notebook(paper), given, work) if combination.under_protocol(results) else []
         old = record.read(tree.record(paper))  # again: somebody may have edited it meanwhile
