@@ -44,6 +44,10 @@ class Tree:
     def presets(self, name: str) -> dict[str, dict]:
         return record.read(self.record(name))["presets"] if self.record(name).exists() else {}
 
+    def default_preset(self, name: str) -> dict:
+        """What the record has of the default preset; nothing where there is no record."""
+        return self.presets(name).get(record.DEFAULT_PRESET, {})
+
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 

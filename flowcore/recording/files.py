@@ -57,7 +57,7 @@ def _validate_preset(preset: object, at: str, need) -> None:
     need(isinstance(preset, dict) and isinstance(preset.get("parameters"), dict), f"{at}.parameters", "an object")
     need("seed" not in preset["parameters"], f"{at}.parameters", "without seed: a band holds for every seed")
     for key in preset:
-        known = ("parameters", "metrics", "claims", "fingerprint", "recorded")
+        known = ("parameters", "metrics", "claims", "fingerprint", "recorded", "code")
         need(key in known, f"{at}.{key}", f"one of {', '.join(known)}")
     if len(preset) == 1:
         return  # not recorded yet
@@ -65,6 +65,9 @@ def _validate_preset(preset: object, at: str, need) -> None:
         need(isinstance(preset.get(key), kind), f"{at}.{key}", "an object" if kind is dict else "a list")
     for name, values in preset.get("fingerprint", {}).items():
         need(isinstance(values, list) and all(map(is_number, values)), f"{at}.fingerprint.{name}", "a list of numbers")
+    code = preset.get("code", {})
+    texts = isinstance(code, dict) and all(isinstance(value, str) for value in code.values())
+    need(texts, f"{at}.code", "an object of strings")
     for key in ("date", "device"):
         need(isinstance(preset["recorded"].get(key), str), f"{at}.recorded.{key}", "a string")
     for name, metric in preset["metrics"].items():
