@@ -12,11 +12,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
-from commands import notebooks, parameters
+from commands import files, notebooks, parameters
 from commands.errors import BadInput
 from commands.modules import INDEX, House, assigned, says_nothing
 from commands.tree import Tree
+from flowcore import record
 
 LENGTH = 12  # hexadecimal digits
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "numpy", "grain")
@@ -74,6 +76,27 @@ class Code:
 def of(tree: Tree, paper: str, given: dict[str, object] | None = None) -> dict[str, str]:
     """What one notebook's numbers depend on. Raises NotebookFailed and Failed for what cannot be read."""
     return Code(tree).of(paper, given)
+
+
+def renewed(tree: Tree, paper: str, depends: dict[str, str], work: Path) -> dict[Path, Path]:
+    """The record under this code, written into the folder `work`, and the place that it has to move to."""
+    path = tree.record(paper)
+    kept = record.read(path)
+    kept["presets"][record.DEFAULT_PRESET]["code"] = depends
+    with files.naming(work / path.name):
+        record.write(work / path.name, kept)
+    return {work / path.name: path}
+
+
+def changes(there: dict[str, str] | None, here: dict[str, str]) -> list[str]:
+    """The parts of the code that are not what they were when it was recorded: all, where that is not known."""
+    there = there or {}
+    return [part for part in sorted(there.keys() | here.keys(), key=order) if there.get(part) != here.get(part)]
+
+
+def order(part: str) -> tuple[bool, str]:
+    """Modules before what belongs to the notebook itself."""
+    return part in OURS, part
 
 
 def digest(*parts: str | bytes) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from commands import files, fingerprint, notebooks, parameters
+from commands import code, files, fingerprint, notebooks, parameters
 from commands.arguments import positive
 from commands.errors import BadInput, NotebookFailed, first_line
 from commands.execution import Run, execute, require_device
@@ -33,7 +33,7 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
     require_device()
     with tree.lock(f"record.{paper}", BUSY.format(paper)):
         work = tree.build / "record" / f"{paper}.{portable(preset)}"
-        wanted = recipe(tree, paper, given)
+        wanted, depends = recipe(tree, paper, given), code.of(tree, paper, given)
         if not finished(work / "recipe", wanted):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -46,6 +46,8 @@ def record_paper(tree: Tree, paper: str, preset: str, seeds: int, jobs: int) -> 
         new = combine(given, results)
         if preset == record.DEFAULT_PRESET and (taken := fingerprint.of(tree.notebook(paper))):
             new["fingerprint"] = taken
+        if preset == record.DEFAULT_PRESET:
+            new["code"] = depends
         write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: new}})
         if preset == record.DEFAULT_PRESET:
             (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
@@ -198,8 +200,8 @@ def refresh(works: dict[Path, Path], jobs: int) -> Iterator[str | None]:
 
 
 def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
-    """The notebooks executed in place, beside the records that they have: for a change that moves no number. One that
-    disagrees with its record is left as it was."""
+    """The notebooks executed in place, beside the records that they have: for a change that moves no number. A record
+    that was agreed with says from then on that it holds for this code. One that disagrees is left as it was."""
     works = {tree.notebook(paper): tree.build / "refresh" / paper for paper in tree.choose(papers)}
     for path in works:
         parameters.of_notebook(path)
@@ -215,11 +217,16 @@ def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
             work.mkdir(parents=True)
             if tree.keeps_record(path.stem):
                 shutil.copy(tree.record(path.stem), work)
+        read = code.Code(tree)
+        depends = {path: read.of(path.stem) for path in works if tree.keeps_record(path.stem)}
         for (path, work), failed in zip(works.items(), refresh(works, jobs), strict=True):
             if failed:
                 failures.append(failed)
                 continue
-            files.move({work / path.name: path})
+            renewed = {}
+            if path in depends and notebooks.agreed(notebooks.read(work / path.name)):
+                renewed = code.renewed(tree, path.stem, depends[path], work)
+            files.move({work / path.name: path} | renewed)
             shutil.rmtree(work)
             print(f"refreshed {path.stem}", flush=True)
     if failures:

@@ -31,7 +31,7 @@ FILES = {
     "losses/lagrangian": "from flowcore.path import along\n\n\ndef lsd(x):\n    return along(x)\n",
     "losses/eulerian": "def esd(x):\n    return x\n",
     "tasks/__init__": '"""Tasks."""\nfrom flowcore.tasks.names import TASKS\n',
-    "tasks/names": "def ring():\n    from flowcore.tasks.ring import ring\n    return ring()\n\n\nTASKS = {'ring': ring}\n",
+    "tasks/names": "def ring():\n    from flowcore.tasks.ring import ring\n    return ring()\nTASKS = {'ring': ring}\n",
     "tasks/ring": "from pathlib import Path\nFILE = Path(__file__).parent / 'ring.npz'\ndef ring():\n    return FILE\n",
     "training/__init__": "from flowcore.training.loop import fit\nSEED = 0\n",
     "training/loop": "def fit():\n    return 1\n",
