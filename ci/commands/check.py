@@ -129,17 +129,18 @@ def touched(tree: Tree, revision: str) -> tuple[list[str], list[str]]:
     return sorted({*named, *(tree.papers() if everywhere else ())}), named
 
 
-def git(tree: Tree, revision: str, *arguments: str) -> str:
-    """What git prints. Raises Failed where it cannot be used, BadInput when it does not know the revision."""
+def git(tree: Tree, revision: str, *arguments: str, instead: str = "name the replications") -> str:
+    """What git prints. Raises Failed where it cannot be used, saying what to do `instead`, BadInput when it does not
+    know the revision."""
     try:
         done = subprocess.run(["git", "-C", tree.root, *arguments], capture_output=True, text=True)
     except FileNotFoundError:
-        raise Failed("git: not found, and --since needs it: install it, or name the replications") from None
+        raise Failed(f"git: not found, and --since needs it: install it, or {instead}") from None
     if "dubious ownership" in done.stderr:
         remedy = f"git config --global --add safe.directory {tree.root}"
         raise Failed(f"{tree.root}: git does not trust a repository of somebody else; if you do: {remedy}")
     if "not a git repository" in done.stderr:
-        raise Failed(f"{tree.root}: not a git repository, and --since needs one: name the replications")
+        raise Failed(f"{tree.root}: not a git repository, and --since needs one: {instead}")
     if done.returncode:
         reason = first_line(done.stderr) or "no such revision (a shallow clone has only some: git fetch --unshallow)"
         raise BadInput(f"git cannot compare with {revision!r}: {reason}")

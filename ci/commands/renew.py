@@ -6,6 +6,7 @@ cannot show is refused before: another notebook, other parameters or packages, a
 """
 
 import ast
+import contextlib
 import io
 import json
 import os
@@ -32,17 +33,19 @@ REMEDY = "ci/replicate refresh {} reruns it"
 
 def renew(tree: Tree, papers: Sequence[str], since: str) -> int:
     """Renews what it can, and says a line of each that it cannot."""
-    if not since or since.startswith("-") or "\0" in since:
-        raise BadInput(f"--since takes a revision of git, such as HEAD~1, not {since!r}")
+    commit = commit_of(tree, since)
     chosen = [paper for paper in tree.choose(papers or ["all"]) if tree.keeps_record(paper)]
     here = code.Code(tree)
     stale = [paper for paper in chosen if tree.default_preset(paper).get("code") != here.of(paper)]
     if not stale:
         print("nothing to renew: all is recorded under the very code at hand")
         return 0
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for paper in stale:
+            stack.enter_context(tree.lock(f"record.{paper}", BUSY.format(paper)))
         old = Tree(Path(folder) / "old")
-        unpack(tree, since, old.root)
+        unpack(tree, commit, old.root)
         there, failures = code.Code(old), []
         reasons = {paper: unprovable(there, here, paper) for paper in stale}
         traced = [paper for paper in stale if not reasons[paper]]
@@ -63,10 +66,16 @@ def renew(tree: Tree, papers: Sequence[str], since: str) -> int:
     return 1 if failures else 0
 
 
-def unpack(tree: Tree, revision: str, folder: Path) -> None:
-    """The files of a revision, without a trace in the repository."""
-    found = git(tree, revision, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    command = ["git", "-C", str(tree.root), "archive", "--format=tar", found.split()[-1]]
+def commit_of(tree: Tree, revision: str) -> str:
+    if not revision or revision.startswith("-") or "\0" in revision:
+        raise BadInput(f"--since takes a revision of git, such as HEAD~1, not {revision!r}")
+    verify = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return git(tree, revision, *verify, instead="ci/replicate refresh them").split()[-1]
+
+
+def unpack(tree: Tree, commit: str, folder: Path) -> None:
+    """The files of a commit, without a trace in the repository."""
+    command = ["git", "-C", str(tree.root), "archive", "--format=tar", commit]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
@@ -154,9 +163,9 @@ def traced(tree: Tree, paper: str, output: Path, cache: Path) -> str | None:
 
 def put(tree: Tree, paper: str, depends: dict[str, str]) -> bool:
     """Writes the hashes into the record; False where they are not those of the code any more."""
-    with tree.lock(f"record.{paper}", BUSY.format(paper)), tempfile.TemporaryDirectory() as work:
-        if code.of(tree, paper) != depends:
-            return False
+    if code.of(tree, paper) != depends:
+        return False
+    with tempfile.TemporaryDirectory() as work:
         files.move(code.renewed(tree, paper, depends, Path(work)))
     return True
 
