@@ -8,6 +8,7 @@ cannot show is refused before: another notebook, other parameters or packages, a
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -33,13 +34,13 @@ REMEDY = "ci/replicate refresh {} reruns it"
 
 def renew(tree: Tree, papers: Sequence[str], since: str) -> int:
     """Renews what it can, and says a line of each that it cannot."""
-    commit = commit_of(tree, since)
     chosen = [paper for paper in tree.choose(papers or ["all"]) if tree.keeps_record(paper)]
     here = code.Code(tree)
     stale = [paper for paper in chosen if tree.default_preset(paper).get("code") != here.of(paper)]
     if not stale:
         print("nothing to renew: all is recorded under the very code at hand")
         return 0
+    commit = commit_of(tree, since)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for paper in stale:
@@ -48,12 +49,11 @@ def renew(tree: Tree, papers: Sequence[str], since: str) -> int:
         unpack(tree, commit, old.root)
         there, failures = code.Code(old), []
         reasons = {paper: unprovable(there, here, paper) for paper in stale}
-        traced = [paper for paper in stale if not reasons[paper]]
-        if traced:
+        depends = {paper: here.of(paper) for paper in stale if not reasons[paper]}
+        if depends:
             require_device()
-            depends = {paper: here.of(paper) for paper in traced}
-            reasons |= compared(old, tree, traced, Path(folder))
-        for paper, reason in reasons.items():
+        refused = ((paper, reason) for paper, reason in reasons.items() if reason)
+        for paper, reason in itertools.chain(refused, compared(old, tree, list(depends), Path(folder))):
             if not reason and not put(tree, paper, depends[paper]):
                 reason = "it was edited meanwhile"
             if reason:
@@ -112,24 +112,27 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float | complex)
 
 
-def compared(old: Tree, new: Tree, papers: list[str], folder: Path) -> dict[str, str | None]:
-    """For each notebook the first difference between both trees, or None. What both compile alike is compiled once."""
-    cache = folder / "compiled"
+def compared(old: Tree, new: Tree, papers: list[str], folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Each notebook with the first difference between both trees, or None, as soon as it is known. What both compile
+    alike is compiled once."""
 
     def of(task: tuple[Tree, str]) -> dict[str, str] | str:
         tree, paper = task
         output = folder / f"{'old' if tree is old else 'new'}.{paper}.json"
-        failed = traced(tree, paper, output, cache)
+        failed = traced(tree, paper, output, folder / "compiled")
         print(f"traced {paper} {'as it was' if tree is old else 'as it is'}", flush=True)
         return failed or json.loads(output.read_text(encoding="utf-8"))
 
-    pool = ThreadPoolExecutor(JOBS)
+    some = [papers[start : start + JOBS] for start in range(0, len(papers), JOBS)]
+    tasks = [(tree, paper) for together in some for tree in (old, new) for paper in together]
+    pool, found = ThreadPoolExecutor(JOBS), {}
     try:
-        found = list(pool.map(of, [(tree, paper) for tree in (old, new) for paper in papers]))
+        for (tree, paper), result in zip(tasks, pool.map(of, tasks), strict=True):
+            found[tree, paper] = result
+            if tree is new:
+                yield paper, next(reasons(found[old, paper], result), None)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    pairs = zip(papers, found[: len(papers)], found[len(papers) :], strict=True)
-    return {paper: next(reasons(there, here), None) for paper, there, here in pairs}
 
 
 def reasons(there: dict[str, str] | str, here: dict[str, str] | str) -> Iterator[str]:

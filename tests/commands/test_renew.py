@@ -140,7 +140,7 @@ def test_what_cannot_be_traced_stays_stale_and_so_does_what_is_edited_meanwhile(
 
     def edited(old, new, papers, folder):
         change(small, "t + 2 * x", "t + x * 2")
-        return dict.fromkeys(papers)
+        return ((paper, None) for paper in papers)
 
     monkeypatch.setattr(renew, "compared", edited)
     assert main(["renew"], small) == 1

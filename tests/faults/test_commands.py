@@ -248,13 +248,13 @@ ROWS = [
     Row("two runs of the same", ["run", "paper"], 2, ["paper.ipynb is being written", MINE], taken("paper.ipynb")),
     Row("two recordings", ["record", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper")),
     Row("refresh while recording", ["refresh", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper")),
-    Row("renew while recording", ["renew", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper")),
+    Row("renew while recording", ["renew", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper", repository)),
     Row("two sites", ["site"], 2, ["site is being made", MINE], taken("site", with_front)),
     # Ctrl-C
     Row("table interrupted", ["table"], 130, ["interrupted"], interrupting(files.os, "replace", readme_there)),
     Row("site interrupted", ["site"], 130, ["interrupted"], interrupting(site, "page_exporter", with_front)),
     Row("refresh interrupted", ["refresh", "paper"], 130, ["interrupted"], interrupting(recording, "refresh")),
-    Row("renew interrupted", ["renew"], 130, ["interrupted"], interrupting(renew, "unpack")),
+    Row("renew interrupted", ["renew"], 130, ["interrupted"], interrupting(renew, "unpack", repository)),
     Row("record interrupted", ["record", "paper"], 130, ["interrupted"], interrupting(recording, "measure")),
     Row("new interrupted", NEW, 130, ["interrupted"], interrupting(record, "write", template_there)),
 ]
