@@ -1,6 +1,10 @@
 """What a notebook's numbers depend on: the modules that it reaches, and hashes that nothing else moves."""
 
+import ast
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,6 +114,25 @@ def test_what_acts_when_its_room_is_imported_counts(house):
     assert reached(house, "from flowcore import lsd") == LSD | {"losses.eulerian"}
 
 
+ODD = """
+@decorated(1, *a, **b)
+async def f(x, /, y: int = -1, *z, k=None, **w) -> str:
+    global g
+    if (n := 0xFF) < 1e-3 <= 2j or not ...:
+        return f"a{x!r:>{n}}b" "c" f"{y=}{{"
+    match x:
+        case {"k": [1, *_], **rest} | Point(x=0): pass
+    async with a as b, c: await (yield)
+    try: x[1:2, ::3] += lambda q: (q, *z)
+    except* (A, B) as e: raise e from None
+    else: del x.y; assert u"u" + b"b"[0], {1: 2, **k}
+    finally: nonlocal_ = [i async for i in j if i]
+
+class C(D, metaclass=M):
+    '''Said.'''
+    x: int
+    y: float = 1_000.5; z = True
+"""
 TRAIN = "from flowcore import lsd, tasks\nerror = lsd(sizes[0]) + rate / steps\ntasks.TASKS"
 
 
@@ -182,6 +205,11 @@ def test_packages_are_those_that_the_numbers_are_made_with(house):
     assert code.of(Tree(house), "paper")["packages"] not in (pinned, unpinned)
 
 
+def test_a_hash_is_that_of_every_python():
+    """Pinned: a later one that parses this otherwise would call every record stale."""
+    assert code.digest(code.text(ast.parse(ODD))) == "89e49b55d972"
+
+
 def test_all_notebooks_are_read_in_a_moment_and_stand_on_what_they_train_with():
     there = Tree(ROOT)
     started = time.process_time()
@@ -192,3 +220,39 @@ def test_all_notebooks_are_read_in_a_moment_and_stand_on_what_they_train_with():
         assert {"flowcore.training.loop", "flowcore.path", "flowcore.tasks.task"} <= parts.keys(), paper
         assert json.dumps(parts) and all(len(value) == code.LENGTH for value in parts.values())
     assert "flowcore.tasks.rulers" not in found["mean_flow"]
+
+
+CALLED = """
+import os, re, sys
+from pathlib import Path
+from commands import notebooks
+path, house, called = Path(sys.argv[1]), sys.argv[2] + os.sep, set()
+
+def seen(frame, event, _):
+    if event == "call" and frame.f_code.co_filename.startswith(house) and frame.f_code.co_name != "<module>":
+        called.add(frame.f_code.co_filename)
+
+names = {"__name__": "__main__"}
+os.chdir(path.parent)
+sys.setprofile(seen)
+for cell in notebooks.code_cells(notebooks.read(path)):
+    source = cell["source"]
+    if notebooks.tagged(cell, "parameters"):
+        source = re.sub(r"(?m)^(\\w*steps): int = \\d+", r"\\1: int = 20", source)
+    exec(compile(source, "cell", "exec"), names)
+sys.setprofile(None)
+print("\\n".join(called))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", ["mean_flow", "flow_map_matching"])
+def test_every_module_of_which_a_function_is_called_is_reached(paper):
+    """In a run cut short, watched by Python's own profiler."""
+    there, read = Tree(ROOT), code.Code(Tree(ROOT))
+    given = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "ci")]), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-P", "-c", CALLED, str(there.notebook(paper)), str(ROOT / "flowcore")]
+    done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=True)
+    names = {str(path): name for name, path in read.house.files.items()}
+    called = {names[line] for line in done.stdout.splitlines() if line in names}
+    assert len(called) > 30 and called <= read.of(paper).keys()

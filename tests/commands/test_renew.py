@@ -147,6 +147,22 @@ def test_what_cannot_be_traced_stays_stale_and_so_does_what_is_edited_meanwhile(
     assert "edited meanwhile" in capsys.readouterr().err and not fresh(small)
 
 
+def test_what_was_proven_before_an_interruption_stays(small, monkeypatch):
+    put(small, "second", train="from flowcore import path\nerror = path.along(rate)")
+    keep(small, "second")
+    commit(small)
+    change(small, "2 * x + t", "t + 2 * x")
+
+    def interrupted(old, new, papers, folder):
+        yield "paper", None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(renew, "compared", interrupted)
+    assert main(["renew"], small) == 130
+    assert fresh(small)
+    assert Tree(small).default_preset("second")["code"] != code.of(Tree(small), "second")
+
+
 def test_an_unknown_revision_is_said(small, capsys):
     change(small, "2 * x + t", "t + 2 * x")
     assert main(["renew", "--since", "nowhere"], small) == 2
