@@ -9,6 +9,7 @@ field. It takes milliseconds, and imports nothing of what it reads.
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -128,6 +129,10 @@ def text(node: object) -> str:
     """A syntax tree in words: the kind of each node with the fields that hold something."""
     if isinstance(node, list):
         return "[" + ",".join(text(each) for each in node if not says_nothing(each)) + "]"
+    if isinstance(node, ast.JoinedStr):  # 3.12 cuts it otherwise, and leaves empty parts
+        parts = itertools.groupby(node.values, lambda part: isinstance(part, ast.Constant))
+        texts = (repr("".join(p.value for p in some)) if plain else ",".join(map(text, some)) for plain, some in parts)
+        return f"JoinedStr({','.join(each for each in texts if each != repr(''))})"
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!r}"
     if not isinstance(node, ast.AST):
