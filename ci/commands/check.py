@@ -10,8 +10,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from commands import notebooks
+from commands.arguments import positive
 from commands.errors import BadInput, Failed, NotebookFailed, first_line
 from commands.execution import require_device, share_cores
+from commands.plan import plan
 from commands.tree import TEMPLATE, Tree
 from flowcore import record
 
@@ -26,12 +28,24 @@ TAGS = ("raises-exception", *(word.lower().replace("_", "-") for word in NOT_COM
 COLOUR = re.compile(r"(?:\x1b|#x1B)\[[0-9;]*m")  # pytest writes the escape so in XML, which has none
 
 
-def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
+def check(
+    tree: Tree,
+    papers: Sequence[str],
+    since: str | None = None,
+    *,
+    everything: bool = False,
+    budget: float | None = None,
+) -> int:
     """nbval on the notebooks as they are. It passes where nothing is compared, so such notebooks are refused before;
-    and so is a record that cannot be read."""
+    and so is a record that cannot be read. What is recorded under the very code at hand is skipped, unless it is named,
+    or `everything` is asked for; a `budget` of minutes may leave some of the others for another time."""
     if since is not None and papers:
         raise BadInput("say which replications, or --since a revision, not both")
-    chosen = tree.choose(papers or ["all"]) if since is None else touched(tree, since)
+    if everything and budget is not None:
+        raise BadInput("say --all, or what --budget there is, not both")
+    chosen, named = tree.choose(papers or ["all"]) if since is None else [], [name for name in papers if name != "all"]
+    if since is not None:
+        chosen, named = touched(tree, since)
     if since is not None and not chosen:
         print(f"no replication has changed since {since}")
         return 0
@@ -42,9 +56,14 @@ def check(tree: Tree, papers: Sequence[str], since: str | None = None) -> int:
             record.read(tree.record(paper))
     for paper in chosen:
         refuse_unrecorded(tree, paper)
+    found = plan(tree, chosen, chosen if everything else named, jobs=JOBS, budget=budget)
+    for line in found.said:
+        print(line, flush=True)
+    if not found.rerun:
+        return 0
     require_device()
     share_cores(JOBS)
-    failures = list(rerun(tree, [tree.notebook(paper) for paper in chosen]))
+    failures = list(rerun(tree, [tree.notebook(paper) for paper in found.rerun]))
     for failure in failures:
         print(f"replicate: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -81,7 +100,7 @@ def without_verdict(tree: Tree, paper: str, last: dict) -> str | None:
     default = tree.default_preset(paper)
     if not tree.presets(paper)[default].get("metrics"):
         return f"the preset {default} of {paper}.json has no metrics yet: there is nothing to compare with"
-    if not any(line.endswith(" ok") for line in notebooks.printed(last).splitlines()):
+    if not notebooks.agreed({"cells": [last]}):
         return "the output of the last cell has no line of a metric that is ok: nothing was compared"
     return None
 
@@ -89,11 +108,12 @@ def without_verdict(tree: Tree, paper: str, last: dict) -> str | None:
 # --- what has changed ----------------------------------------------------------------------------------------------
 
 
-def touched(tree: Tree, revision: str) -> list[str]:
-    """The notebooks that changed since a revision of git, or whose record did; every replication when the code did, or
-    when the revision is that of nothing: what GitHub calls the one before a new branch is all zeros."""
+def touched(tree: Tree, revision: str) -> tuple[list[str], list[str]]:
+    """The notebooks that may have changed since a revision of git, and those of them that did, or whose record did.
+    They are all replications when the code changed, or when the revision is that of nothing: what GitHub calls the one
+    before a new branch is all zeros."""
     if re.fullmatch(r"0{40}|0{64}", revision):
-        return tree.papers()
+        return tree.papers(), []
     if not revision or revision.startswith("-") or "\0" in revision:
         raise BadInput(f"--since takes a revision of git, such as origin/main, not {revision!r}")
     found = git(tree, revision, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -102,23 +122,24 @@ def touched(tree: Tree, revision: str) -> list[str]:
     names = git(tree, revision, "diff", "--name-only", "-z", "--end-of-options", f"{commit}...HEAD")
     changed = [Path(name) for name in names.split("\0") if name]
     folders = {tree.folder("0").name, tree.replications.name}
-    stems = {path.stem for path in changed if path.parent.name in folders}
-    if any(path.parent.name not in folders and path.suffix != ".md" for path in changed):
-        stems |= set(tree.papers())
-    return sorted(stem for stem in stems - {TEMPLATE} if tree.notebook(stem).exists())
+    stems = {path.stem for path in changed if path.parent.name in folders} - {TEMPLATE}
+    named = sorted(stem for stem in stems if tree.notebook(stem).exists())
+    everywhere = any(path.parent.name not in folders and path.suffix != ".md" for path in changed)
+    return sorted({*named, *(tree.papers() if everywhere else ())}), named
 
 
-def git(tree: Tree, revision: str, *arguments: str) -> str:
-    """What git prints. Raises Failed where it cannot be used, BadInput when it does not know the revision."""
+def git(tree: Tree, revision: str, *arguments: str, instead: str = "name the replications") -> str:
+    """What git prints. Raises Failed where it cannot be used, saying what to do `instead`, BadInput when it does not
+    know the revision."""
     try:
         done = subprocess.run(["git", "-C", tree.root, *arguments], capture_output=True, text=True)
     except FileNotFoundError:
-        raise Failed("git: not found, and --since needs it: install it, or name the replications") from None
+        raise Failed(f"git: not found, and --since needs it: install it, or {instead}") from None
     if "dubious ownership" in done.stderr:
         remedy = f"git config --global --add safe.directory {tree.root}"
         raise Failed(f"{tree.root}: git does not trust a repository of somebody else; if you do: {remedy}")
     if "not a git repository" in done.stderr:
-        raise Failed(f"{tree.root}: not a git repository, and --since needs one: name the replications")
+        raise Failed(f"{tree.root}: not a git repository, and --since needs one: {instead}")
     if done.returncode:
         reason = first_line(done.stderr) or "no such revision (a shallow clone has only some: git fetch --unshallow)"
         raise BadInput(f"git cannot compare with {revision!r}: {reason}")
@@ -210,4 +231,10 @@ def add(verbs) -> None:
     verb = verbs.add_parser("check", help="rerun recorded notebooks as they are and compare (nbval)")
     verb.add_argument("papers", nargs="*", metavar="PAPER", help="default: all")
     verb.add_argument("--since", metavar="REVISION", help="those that changed since; all, when the code did")
-    verb.set_defaults(command=lambda asked, tree: check(tree, asked.papers, asked.since))
+    verb.add_argument("--all", action="store_true", help="also those that are recorded under the very code at hand")
+    verb.add_argument("--budget", type=positive, metavar="MINUTES", help="what changed most first, the rest is left")
+
+    def command(asked, tree: Tree) -> int:
+        return check(tree, asked.papers, asked.since, everything=asked.all, budget=asked.budget)
+
+    verb.set_defaults(command=command)

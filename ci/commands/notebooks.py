@@ -69,6 +69,11 @@ def printed(cell: dict) -> str:
     return "\n".join("".join(text) for text in texts)
 
 
+def agreed(notebook: dict) -> bool:
+    """Whether the output of the last cell has a metric that is ok: without, nothing was compared."""
+    return any(line.endswith(" ok") for line in printed(code_cells(notebook)[-1]).splitlines())
+
+
 def code_cells(notebook: dict) -> list[dict]:
     """The cells that a kernel runs; it skips empty ones."""
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"].strip()]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from commands import combination, files, fingerprint, notebooks, parameters
+from commands import code, combination, files, fingerprint, notebooks, parameters
 from commands.arguments import positive
 from commands.errors import BadInput, NotebookFailed, first_line
 from commands.execution import Run, execute, require_device
@@ -41,7 +41,7 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
     require_device()
     with tree.lock(f"record.{paper}", BUSY.format(paper)):
         work = tree.build / "record" / f"{paper}.{portable(preset)}"
-        wanted = recipe(tree, paper, given)
+        wanted, depends = recipe(tree, paper, given), code.of(tree, paper, given)
         if not finished(work / "recipe", wanted):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -54,9 +54,11 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
         results = measure(tree.notebook(paper), given, seeds, jobs, work)
         others = vary(tree.notebook(paper), given, work) if combination.under_protocol(results) else []
         old = record.read(tree.record(paper))  # again: somebody may have edited it meanwhile
-        new = combination.combine(given, results, others) | {"recorded": provenance()}
+        new = combination.combine(given, results, others) | {"recorded": provenance() | {"seconds": shortest(work)}}
         if preset == default and (taken := fingerprint.of(tree.notebook(paper))):
             new["fingerprint"] = taken
+        if preset == default:
+            new["code"] = depends
         write(work / f"{paper}.json", old | {"presets": old["presets"] | {preset: new}})
         if preset == default:
             (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
@@ -152,6 +154,12 @@ def fresh(notebook, label: str) -> dict:
     return found[-1]
 
 
+def shortest(work: Path) -> int:
+    """Seconds of the quickest seed: the others may have shared their core."""
+    metadata = (notebooks.load(output).metadata for output in work.glob("seed_*.ipynb"))
+    return round(min((found["papermill"]["duration"] for found in metadata), default=0))
+
+
 def vary(notebook: Path, given: dict[str, object], work: Path) -> list[dict]:
     """Seed 0 once more under every other set-up of this machine: what its numbers move by is their drift."""
     found, threads = [], {"NPROC": "2" if os.environ.get("NPROC") == "1" else "1"}
@@ -223,8 +231,8 @@ def refresh(works: dict[Path, Path], jobs: int) -> Iterator[str | None]:
 
 
 def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
-    """The notebooks executed in place, beside the records that they have: for a change that moves no number. One that
-    disagrees with its record is left as it was."""
+    """The notebooks executed in place, beside the records that they have: for a change that moves no number. A record
+    that was agreed with says from then on that it holds for this code. One that disagrees is left as it was."""
     works = {tree.notebook(paper): tree.build / "refresh" / paper for paper in tree.choose(papers)}
     for path in works:
         parameters.of_notebook(path)
@@ -240,11 +248,16 @@ def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
             work.mkdir(parents=True)
             if tree.keeps_record(path.stem):
                 shutil.copy(tree.record(path.stem), work)
+        read = code.Code(tree)
+        depends = {path: read.of(path.stem) for path in works if tree.keeps_record(path.stem)}
         for (path, work), failed in zip(works.items(), refresh(works, jobs), strict=True):
             if failed:
                 failures.append(failed)
                 continue
-            files.move({work / path.name: path})
+            renewed = {}
+            if path in depends and notebooks.agreed(notebooks.read(work / path.name)):
+                renewed = code.renewed(tree, path.stem, depends[path], work)
+            files.move({work / path.name: path} | renewed)
             shutil.rmtree(work)
             print(f"refreshed {path.stem}", flush=True)
     if failures:

@@ -48,6 +48,10 @@ class Tree:
         """The name of the preset that stands in the notebook."""
         return record.default_preset(record.read(self.record(name)))
 
+    def default_entry(self, name: str) -> dict:
+        """What the record has of the default preset; nothing where there is no record."""
+        return next(iter(self.presets(name).values()), {})
+
     def papers(self) -> list[str]:
         return sorted(path.stem for path in self.replications.glob("*.ipynb"))
 

@@ -120,14 +120,15 @@ def test_what_changed_since_a_revision_is_all_when_the_code_did(tree):
     subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
     commit("flowcore/maps.py", "1")
     there = Tree(tree)
-    assert touched(there, "HEAD") == []
+    assert touched(there, "HEAD") == ([], [])
     commit("README.md", "new")
-    assert touched(there, "HEAD~1") == []
+    assert touched(there, "HEAD~1") == ([], [])
     commit("replications/paper.json", "{}")
-    assert touched(there, "HEAD~2") == ["paper"]
+    assert touched(there, "HEAD~2") == (["paper"], ["paper"])
     commit("flowcore/maps.py", "2")
-    assert touched(there, "HEAD~1") == ["other_paper", "paper"]
+    assert touched(there, "HEAD~1") == (["other_paper", "paper"], [])
+    assert touched(there, "HEAD~2") == (["other_paper", "paper"], ["paper"])
     (tree / "notebooks").mkdir()
     commit("notebooks/000_first.ipynb", "{}")
     commit("notebooks/900_template.ipynb", "{}")
-    assert touched(there, "HEAD~2") == ["000_first"]
+    assert touched(there, "HEAD~2") == (["000_first"], ["000_first"])

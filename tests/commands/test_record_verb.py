@@ -8,7 +8,7 @@ import pytest
 from trees import TRAIN, change_record, contents, notebook, start
 
 import flowcore
-from commands import notebooks
+from commands import code, notebooks
 from commands import record as recording
 from commands.__main__ import main
 from commands.tree import Tree
@@ -21,17 +21,18 @@ def test_record_writes_bands_verdicts_and_an_executed_notebook(recorded):
     assert entry["metrics"]["endpoint_error_1"]["seeds"] == pytest.approx([1.05, 1.051, 1.052])
     assert [(claim["verdict"], claim["agree"]) for claim in entry["claims"]] == [("holds", "3/3"), ("holds", "2/3")]
     assert entry["claims"][0]["measured"] == "1.050" and "seed" not in entry["parameters"]
-    assert set(entry["recorded"]) == {"date", "device", "python", "versions"}
+    assert entry["code"] == code.of(Tree(recorded), "paper")
+    assert set(entry["recorded"]) == {"date", "device", "python", "versions", "seconds"}
 
     written = nbformat.read(recorded / "replications" / "paper.ipynb", as_version=4)
     source = notebook()
     assert [cell.id for cell in written.cells] == [cell.id for cell in source.cells]
     assert [cell.source for cell in written.cells] == [cell.source for cell in source.cells]
     assert [cell.metadata for cell in written.cells] == [cell.metadata for cell in source.cells]
-    code = notebooks.code_cells(written)
-    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
-    assert [output.get("name") for output in code[1].outputs] == ["stdout"]  # stderr is gone
-    text = code[-1].outputs[0].data["text/plain"]
+    cells = notebooks.code_cells(written)
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4]
+    assert [output.get("name") for output in cells[1].outputs] == ["stdout"]  # stderr is gone
+    text = cells[-1].outputs[0].data["text/plain"]
     assert "2 of 2 metrics in band" in text and "varies over seeds (holds 2/3)" in text
     assert set(written.metadata) == {"kernelspec"}
     assert sorted(path.name for path in (recorded / "replications").iterdir()) == ["paper.ipynb", "paper.json"]
@@ -70,11 +71,11 @@ def test_a_recording_that_fails_at_the_very_end_leaves_both_files(recorded, monk
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"),
+    ("number", "ended", "said"),
     [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "replicate: interrupted; nothing recorded was changed\n")],
     ids=["killed", "interrupted"],
 )
-def test_an_interrupted_recording_leaves_both_files_as_they_were(recorded, number, code, said):
+def test_an_interrupted_recording_leaves_both_files_as_they_were(recorded, number, ended, said):
     slow = TRAIN + "\nimport time\nprint(seed)\ntime.sleep(60 * seed)"
     nbformat.write(notebook(train=slow), recorded / "replications" / "paper.ipynb")
     before = contents(recorded)
@@ -84,7 +85,7 @@ def test_an_interrupted_recording_leaves_both_files_as_they_were(recorded, numbe
                 break
         time.sleep(0.5)  # in the sleeping cell
         process.send_signal(number)
-        assert process.wait(120) == code and process.stderr.read().endswith(said)
+        assert process.wait(120) == ended and process.stderr.read().endswith(said)
     assert contents(recorded) == before
 
 
@@ -130,12 +131,41 @@ def test_refresh_executes_in_place_and_moves_no_number(recorded, capsys):
     edited = nbformat.read(path, as_version=4)
     edited.cells[4].source += "\nprint('again')"
     nbformat.write(edited, path)
-    kept = json_file.read_bytes()
+    kept = record.read(json_file)
     assert main(["refresh", "paper"], recorded) == 0
     assert "again" in nbformat.read(path, as_version=4).cells[4].outputs[0].text
-    assert json_file.read_bytes() == kept
+    now = record.read(json_file)
+    before, after = (each["presets"]["mixture"].pop("code") for each in (kept, now))
+    assert now == kept and after == before | {"notebook": after["notebook"]} != before
+    assert after == code.of(Tree(recorded), "paper")
     change_record(recorded, "endpoint_error_1", mean=0.5, band=[0.4, 0.6])
     before = contents(recorded)
     assert main(["refresh", "paper"], recorded) == 1
     assert "OutOfBand" in capsys.readouterr().err
+    assert contents(recorded) == before
+
+
+def test_refresh_renews_no_hash_where_nothing_was_compared(recorded):
+    """Parameters of no preset: the notebook runs, and is held against nothing."""
+    path, json_file = (recorded / "replications" / f"paper{suffix}" for suffix in (".ipynb", ".json"))
+    edited = nbformat.read(path, as_version=4)
+    edited.cells[2].source = edited.cells[2].source.replace("steps: int = 10", "steps: int = 11")
+    nbformat.write(edited, path)
+    kept = json_file.read_bytes()
+    assert main(["refresh", "paper"], recorded) == 0
+    assert json_file.read_bytes() == kept
+
+
+def test_an_interrupted_refresh_leaves_both_files_as_they_were(recorded):
+    slow = nbformat.read(recorded / "replications" / "paper.ipynb", as_version=4)
+    slow.cells[4].source += "\nimport time\ntime.sleep(60)"
+    nbformat.write(slow, recorded / "replications" / "paper.ipynb")
+    before = contents(recorded)
+    with start(recorded, "refresh", "paper") as process:
+        for line in process.stdout:
+            if line.startswith("paper defaults  2/"):
+                break
+        time.sleep(0.5)  # in the sleeping cell
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
     assert contents(recorded) == before

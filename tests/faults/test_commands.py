@@ -41,7 +41,7 @@ from spoilt import (
 from table import Row, judge, table
 from trees import put
 
-from commands import files, site
+from commands import files, renew, site
 from commands import record as recording
 from flowcore import record
 
@@ -64,6 +64,9 @@ ROWS = [
     Row("record nothing", ["record"], 2, ["PAPER"]),
     Row("record several", ["record", "all"], 2, ["one replication at a time", "paper"], lambda r, _: put(r, "second")),
     Row("refresh an unknown one", ["refresh", "papre"], 2, ["papre", "there are: paper"]),
+    Row("renew an unknown one", ["renew", "papre"], 2, ["papre", "there are: paper"]),
+    Row("no budget", ["check", "--budget", "0"], 2, ["--budget", "0 is not positive"]),
+    Row("a budget for all", ["check", "--all", "--budget", "20"], 2, ["--all", "--budget", "not both"]),
     Row("no jobs", ["run", "paper", "--jobs", "0"], 2, ["--jobs", "0 is not positive"]),
     Row("jobs in words", ["run", "paper", "--jobs", "two"], 2, ["--jobs", "'two' is no integer"]),
     Row("no seeds", ["record", "paper", "--seeds", "0"], 2, ["--seeds", "not positive"]),
@@ -103,6 +106,9 @@ ROWS = [
     Row("since, without a repository", ["check", "--since", "HEAD"], 1, ["not a git repository", "name the"], alone),
     Row("since, without git", ["check", "--since", "HEAD"], 1, ["git: not found", "install it"], without_git),
     Row("since, in a foreign clone", ["check", "--since", "HEAD"], 1, ["safe.directory", "somebody else"], foreign),
+    Row("renew since an option", ["renew", "--since=-z"], 2, ["takes a revision", "'-z'"], repository),
+    Row("renew since an unknown revision", ["renew", "--since", "nope"], 2, ["nope", "no such revision"], repository),
+    Row("renew without a repository", ["renew"], 1, ["not a git repository", "refresh them"], alone),
     # notebooks
     Row("a cut notebook", ["run", "paper"], 1, ["paper.ipynb is not a notebook", "JSON"], holding(b"{")),
     Row("an empty notebook", ["run", "paper"], 1, ["paper.ipynb is not a notebook"], holding(b"")),
@@ -242,11 +248,13 @@ ROWS = [
     Row("two runs of the same", ["run", "paper"], 2, ["paper.ipynb is being written", MINE], taken("paper.ipynb")),
     Row("two recordings", ["record", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper")),
     Row("refresh while recording", ["refresh", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper")),
+    Row("renew while recording", ["renew", "paper"], 2, [f"paper {BUSY}", MINE], taken("record.paper", repository)),
     Row("two sites", ["site"], 2, ["site is being made", MINE], taken("site", with_front)),
     # Ctrl-C
     Row("table interrupted", ["table"], 130, ["interrupted"], interrupting(files.os, "replace", readme_there)),
     Row("site interrupted", ["site"], 130, ["interrupted"], interrupting(site, "page_exporter", with_front)),
     Row("refresh interrupted", ["refresh", "paper"], 130, ["interrupted"], interrupting(recording, "refresh")),
+    Row("renew interrupted", ["renew"], 130, ["interrupted"], interrupting(renew, "unpack", repository)),
     Row("record interrupted", ["record", "paper"], 130, ["interrupted"], interrupting(recording, "measure")),
     Row("new interrupted", NEW, 130, ["interrupted"], interrupting(record, "write", template_there)),
 ]
@@ -271,4 +279,4 @@ def test_a_fault_is_said_in_one_line(row, tree, monkeypatch, capsys):
 def test_the_table_is_long_enough_and_tries_every_verb():
     verbs = {row.command[0] for row in ROWS if row.command}
     assert len(ROWS) >= 50
-    assert verbs >= {"list", "run", "check", "record", "refresh", "new", "table", "bench", "site", "lab"}
+    assert verbs >= {"list", "run", "check", "record", "refresh", "renew", "new", "table", "bench", "site", "lab"}

@@ -65,7 +65,9 @@ def test_help_and_a_refusal_take_half_a_second_and_import_nothing_heavy(argument
     assert min(seconds) < SECONDS, seconds
 
 
-@pytest.mark.parametrize("verb", ["list", "run", "check", "record", "refresh", "new", "table", "bench", "site", "lab"])
+@pytest.mark.parametrize(
+    "verb", ["list", "run", "check", "record", "refresh", "renew", "new", "table", "bench", "site", "lab"]
+)
 def test_every_verb_is_described(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
