@@ -19,6 +19,7 @@ from commands.notebooks import code_cells, failure, tagged
 from commands.tree import TEMPLATE
 from flowcore import record
 from flowcore.methods import METHODS
+from flowcore.recording import claims
 
 ROOT = Path(__file__).resolve().parent.parent
 REPLICATIONS = ROOT / "replications"
@@ -165,9 +166,27 @@ def size(notebook, kept, paper):
     return [f"{length} bytes"] if length >= LARGEST else []
 
 
+def verdicts(notebook, kept, paper):
+    """Every verdict is what the recorded seeds say, and the result on top of the notebook is that of the record."""
+    problems = []
+    for name, preset in kept["presets"].items():
+        for entry in claims.recorded(kept["presets"], name).values():
+            definition = {key: entry[key] for key in entry if key not in ("ratio", "interval", "verdict")}
+            found = claims.judge(definition, preset["statistics"])
+            if found["verdict"] != entry["verdict"] or found.get("ratio") != pytest.approx(entry.get("ratio")):
+                problems.append(f"preset {name}, claim {entry['id']}: the seeds say {found['verdict']}")
+    default = record.default_preset(kept)
+    if claims.recorded(kept["presets"], default):
+        shown = [cell for cell in code_cells(notebook) if "record.result(" in cell.source]
+        texts = [output.get("data", {}).get("text/markdown") for cell in shown for output in cell.outputs]
+        stale = record.result_text(kept["presets"], default) not in texts
+        problems += [f"the result that is shown is another; ci/replicate refresh {paper}"] if stale else []
+    return problems
+
+
 PLAIN = [parameters_cell, executed, outputs, metadata, portable, size]  # of what is tied to no paper, too
 RECORDED = [last_cell, default_preset]
-GUARDS = [*PLAIN, *RECORDED, sections, metrics]
+GUARDS = [*PLAIN, *RECORDED, sections, metrics, verdicts]
 
 
 # --- the notebooks -------------------------------------------------------------------------------------------------
@@ -190,6 +209,17 @@ def test_reading_path(path):
 
 def test_notebooks_and_records_come_in_pairs():
     assert sorted(path.stem for path in REPLICATIONS.glob("*.json")) == PAPERS
+
+
+def test_the_id_of_a_claim_belongs_to_one_paper():
+    kept = {paper: record.read(REPLICATIONS / f"{paper}.json")["presets"] for paper in PAPERS}
+    ids = [
+        (key, paper)
+        for paper in PAPERS
+        for key in {k for name in kept[paper] for k in claims.recorded(kept[paper], name)}
+    ]
+    shared = {key for key, _ in ids if sum(key == other for other, _ in ids) > 1}
+    assert not shared, f"{sorted(shared)}: give them the prefix of their own paper"
 
 
 def test_methods_that_are_here_have_their_replication():
@@ -321,6 +351,32 @@ def test_a_good_notebook_passes_every_guard():
     assert [problem for guard in GUARDS for problem in guard(good_notebook(), good_record(), "paper")] == []
 
 
+def stated():
+    """A good notebook and record that state a claim."""
+    notebook, kept = good_notebook(), copy.deepcopy(good_record())
+    preset = kept["presets"]["mixture"]
+    seeds = {"ours": [1.0, 1.1, 0.9], "theirs": [3.0, 3.2, 2.8]}
+    preset["statistics"] = {"error": {name: {"seeds": values, "drift": 0.0} for name, values in seeds.items()}}
+    one = claims.Claim("P-1", "ours is better", "paper", "error", "ours", "better", "theirs")
+    preset["claims"] = [claims.judge(one.definition(), preset["statistics"])]
+    shown = {"text/markdown": record.result_text(kept["presets"], "mixture")}
+    result = [nbformat.v4.new_output("display_data", data=shown)]
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("record.result('paper')", id="result", outputs=result))
+    return notebook, kept
+
+
+def test_a_verdict_that_the_seeds_do_not_give_is_named():
+    notebook, kept = stated()
+    assert verdicts(notebook, kept, "paper") == []
+    kept["presets"]["mixture"]["claims"][0]["verdict"] = "contradicted"  # by hand
+    first, second = verdicts(notebook, kept, "paper")
+    assert first == "preset mixture, claim P-1: the seeds say supported"
+    assert second == "the result that is shown is another; ci/replicate refresh paper"
+    notebook, kept = stated()
+    kept["presets"]["mixture"]["statistics"]["error"]["ours"]["seeds"] = [3.0, 3.1, 2.9]
+    assert verdicts(notebook, kept, "paper") == ["preset mixture, claim P-1: the seeds say contradicted"]
+
+
 def test_a_family_is_asked_for_its_own_metrics():
     """A law of sequences has no endpoint error, and must have its total variation."""
     notebook, kept = good_notebook(), good_record() | {"family": "discrete"}
@@ -348,4 +404,4 @@ def test_each_guard_fails_on_a_spoilt_notebook(guard, what, spoil):
 
 
 def test_every_guard_is_shown_to_fail():
-    assert {guard for guard, *_ in SPOILT} == set(GUARDS)
+    assert {guard for guard, *_ in SPOILT} | {verdicts} == set(GUARDS)  # that one has a test of its own

@@ -22,7 +22,8 @@ def result(paper: str):
     contradicted, unresolved and out of scope and which, and the forest plot."""
     from IPython.display import Markdown, display
 
-    record = read(Path(f"{paper}.json"))
+    place = Path(f"{paper}.json")
+    record = read(place) if place.exists() else {"presets": {"": {}}}
     name = default_preset(record)
     if not stated.recorded(record["presets"], name):
         display(Markdown("*Not recorded yet.*"))

@@ -219,7 +219,8 @@ def test_all_notebooks_are_read_in_a_moment_and_stand_on_what_they_train_with():
     for paper, parts in found.items():
         assert {"flowcore.training.loop", "flowcore.path", "flowcore.tasks.task"} <= parts.keys(), paper
         assert json.dumps(parts) and all(len(value) == code.LENGTH for value in parts.values())
-    assert "flowcore.tasks.rulers" not in found["mean_flow"]
+    assert "flowcore.training.checkpoints" not in found["mean_flow"]
+    assert not any(part.startswith("flowcore.recording") for part in found["mean_flow"])
 
 
 CALLED = """

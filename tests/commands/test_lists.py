@@ -26,7 +26,7 @@ def test_new_makes_a_replication_that_runs(tree, capsys):
     assert main(["new", "new_paper", "--title", 'A "title"', "--url", url], tree) == 0
     made = record.read(tree / "replications" / "new_paper.json")
     parameters = {"steps": 10, "rate": 0.5, "name": "a", "sizes": [1, 2]}
-    assert made == {"title": 'A "title"', "url": url, "presets": {"mixture": {"parameters": parameters}}}
+    assert made == {"title": 'A "title"', "url": url, "presets": {"garments": {"parameters": parameters}}}
     first = nbformat.read(tree / "replications" / "new_paper.ipynb", as_version=4).cells[0].source
     assert first == f'# new_paper: A "title"\n\n{url}'
     assert main(["run", "new_paper"], tree) == 0
