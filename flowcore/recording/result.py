@@ -11,7 +11,7 @@ from pathlib import Path
 from flowcore.recording import claims as stated
 from flowcore.recording.claims import Claim, Statistics
 from flowcore.recording.files import default_preset, read
-from flowcore.recording.margins import CONTRADICTED, MARGINS, OUT_OF_SCOPE, SUPPORTED, UNRESOLVED
+from flowcore.recording.margins import CONTRADICTED, MARGINS, OUT_OF_SCOPE, SUPPORTED, UNRESOLVED, VERDICTS
 
 COLOURS = {SUPPORTED: "#1f4e79", CONTRADICTED: "#b03a2e", UNRESOLVED: "#9aa5b1"}
 GROUNDS = {"garments_4x": "4 x the training", "garments_sharp": "sharpness 1/4", "garments_sharper": "sharpness 1/16"}
@@ -40,7 +40,7 @@ def result_text(presets: dict, name: str) -> str:
     longer = stated.LONGER.get(name)
     budgets = "two budgets" if longer and stated.recorded(presets, longer) else "one budget"
     lines = [f"**What was found** (preset `{name}`, {seeds} seeds, {budgets}):", ""]
-    for verdict, count in Counter(found.values()).items():
+    for verdict, count in sorted(Counter(found.values()).items(), key=lambda pair: VERDICTS.index(pair[0])):
         which = "; ".join(f"{key} {entries[key]['sentence']}" for key in found if found[key] == verdict)
         lines.append(f"- **{verdict}** ({count}): {which}")
     return "\n".join(lines)
@@ -48,8 +48,6 @@ def result_text(presets: dict, name: str) -> str:
 
 def forest(presets: dict, name: str):
     """The comparisons of a preset, and of the presets beside it in a fainter colour, as a matplotlib Figure."""
-    import matplotlib.pyplot as plt
-
     from flowcore.recording.plots import close, panels
 
     grounds = [name, *filter(None, (stated.LONGER.get(name), *stated.SHARPER.get(name, ())))]
@@ -69,20 +67,15 @@ def forest(presets: dict, name: str):
     ends = [end for group in entries.values() for key in ids if key in group for end in group[key]["interval"]]
     axis.set(xscale="log", xlim=(min(0.3, *ends) / 1.2, max(1.3, *ends) * 1.2), ylim=(len(ids) - 0.4, -0.6))
     axis.axvline(1, color="#9aa5b1", linewidth=0.8)
-    labels = [
-        f"{key}  {entries[name][key]['a']} {entries[name][key]['margin']}:\n{entries[name][key]['b']}" for key in ids
-    ]
+    labels = [f"{entries[name][key]['a']}  /  {entries[name][key]['b']}   {key}" for key in ids]
     axis.set_yticks(range(len(ids)), labels, fontsize=7)
-    ticks = [
-        tick
-        for tick in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-        if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]
-    ]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30) if low <= tick <= high]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.xaxis.minorticks_off()
     beside = [GROUNDS[ground] for ground in grounds[1:] if entries[ground]]
-    axis.set_xlabel("a / b, with its 95 % interval" + (f"; thin: {', '.join(beside)}" if beside else ""))
-    plt.close(figure)
+    said = "a / b, 95 % interval; shaded: what is claimed"
+    axis.set_xlabel(said + (f"\nthin: {', '.join(beside)}" if beside else ""))
     return close(figure)
 
 
