@@ -64,22 +64,44 @@ def markdown(titles: list[str], rows: list[list[str]], numbers: int = 0) -> str:
 
 
 def table(records: Path | None = None, link: str = "replications") -> str:
-    """The whole table as Markdown; `link` is the folder of the notebooks as the reader's page sees it."""
+    """The whole table as Markdown; `link` is the folder of the notebooks as the reader's page sees it. Errors compare
+    within one task."""
     rows = []
     for row, metrics in measured(records):
-        known = [f"[{row.name}]({link}/{row.paper}.ipynb)", row.rule, row.setting, row.output, row.notes, str(row.cost)]
+        known = [f"[{row.name}]({link}/{row.paper}.ipynb)", row.rule, row.setting, row.output, row.notes]
+        known += [task_of(row, records), str(row.cost)]
         rows.append(known + [shown(metrics.get(metric)) for metric in COLUMNS])
-    titles = ["method", "rule", "setting", "output", "notes", "cost, survey", *COLUMNS.values()]
+    titles = ["method", "rule", "setting", "output", "notes", "task", "cost, survey", *COLUMNS.values()]
     return markdown(titles, rows, numbers=1 + len(COLUMNS))
 
 
+def task_of(row: Method, records: Path | None = None) -> str:
+    """What a row of the table is measured on: the name of its default preset; the ring was once called mixture."""
+    path = (records or replications()) / f"{row.paper}.json"
+    name = record.default_preset(record.read(path)) if path.exists() else ""
+    return "ring" if name == "mixture" else name
+
+
 def claims(records: Path | None = None, link: str = "replications") -> str:
-    """Every claim of every record with its verdict, how many seeds say so, and what the first seed measured."""
+    """Every claim of every record with its verdict, and what it was measured to be: the ratio of its two numbers with
+    the interval over the seeds; of a judgement the first seed's text, and how many seeds say so."""
     rows = []
     for path in sorted((records or replications()).glob("*.json")):
         for preset, kept in record.read(path)["presets"].items():
             for claim in kept.get("claims", []):
-                verdict = f"{claim['verdict']} ({claim['agree']})"
                 name = f"[{path.stem}]({link}/{path.stem}.ipynb), {preset}"
-                rows.append([name, claim["claim"], claim["measured"], verdict])
-    return markdown(["replication", "claim", "measured, seed 0", "verdict (seeds)"], rows)
+                rows.append([name, *(of_claim(claim) if "id" in claim else of_judgement(claim))])
+    return markdown(["replication", "claim", "measured", "verdict"], rows)
+
+
+def of_claim(entry: dict) -> list[str]:
+    """Sentence, numbers and verdict."""
+    found = entry.get("out_of_scope", "")
+    if "ratio" in entry:
+        low, high = entry["interval"]
+        found = f"{entry['a']} / {entry['b']}: {entry['ratio']:.3g} [{low:.3g}, {high:.3g}], {entry['margin']}"
+    return [f"{entry['id']}: {entry['sentence']} ({entry['source']})", found, entry["verdict"]]
+
+
+def of_judgement(entry: dict) -> list[str]:
+    return [entry["claim"], f"{entry['measured']} (seed 0)", f"{entry['verdict']} ({entry['agree']})"]

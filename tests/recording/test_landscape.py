@@ -29,7 +29,7 @@ def test_every_row_is_in_the_table_and_numbers_only_where_they_were_recorded(rec
     assert len(lines) == len(METHODS)
     (line,) = (line for line in lines if "[MF]" in line)
     assert line.startswith("| [MF](there/mean_flow.ipynb) | Eulerian |")
-    assert line.endswith("| 4 | 4 | 0.181 ± 0.012 |  |  |  |")
+    assert line.endswith("| ring | 4 | 4 | 0.181 ± 0.012 |  |  |  |")
     assert all(line.endswith("|  |  |  |  |  |") for line in lines if "[MF]" not in line)
 
 
@@ -45,7 +45,20 @@ def test_methods_that_share_a_notebook_find_their_own_metrics(recorded):
 
 def test_every_claim_is_listed_with_its_verdict(recorded):
     lines = landscape.claims(recorded).splitlines()
-    assert lines[2:] == [r"| [mean_flow](replications/mean_flow.ipynb), mixture | a \| b | 1 | holds (2/3) |"]
+    assert lines[2:] == [r"| [mean_flow](replications/mean_flow.ipynb), mixture | a \| b | 1 (seed 0) | holds (2/3) |"]
+
+
+def test_a_claim_of_a_margin_is_listed_with_its_interval_and_source(recorded):
+    kept = record.read(recorded / "mean_flow.json")
+    stated = {"id": "P-1", "sentence": "ours is better", "source": "paper, table 1"}
+    compared = {"statistic": "error", "a": "ours", "margin": "better", "b": "theirs", "ratio": 0.5}
+    numbers = {"interval": [0.4, 0.625], "verdict": "supported"}
+    beyond = {**stated, "id": "P-2", "out_of_scope": "two cores", "verdict": "out of scope here"}
+    kept["presets"]["mixture"]["claims"] = [{**stated, **compared, **numbers}, beyond]
+    record.write(recorded / "mean_flow.json", kept)
+    first, second = landscape.claims(recorded).splitlines()[2:]
+    said = "P-1: ours is better (paper, table 1) | ours / theirs: 0.5 [0.4, 0.625], better | supported |"
+    assert first.endswith(said) and second.endswith("| two cores | out of scope here |")
 
 
 def test_the_records_are_found_from_a_folder_below(tmp_path, monkeypatch):
