@@ -5,6 +5,7 @@ A guard returns what is wrong in words. Each is shown to fail on a spoilt copy o
 
 import ast
 import copy
+import functools
 import io
 import re
 import tokenize
@@ -14,10 +15,11 @@ import nbformat
 import pytest
 from problems import prepare_fake_fashion
 
+import flowcore
 from commands.__main__ import main
 from commands.notebooks import code_cells, failure, tagged
 from commands.tree import TEMPLATE
-from flowcore import record
+from flowcore import plots, record
 from flowcore.methods import METHODS
 from flowcore.recording import claims
 
@@ -184,9 +186,35 @@ def verdicts(notebook, kept, paper):
     return problems
 
 
+def budgets(notebook, kept, paper):
+    """The second budget trains everything four times as long, and is else the first."""
+    problems = []
+    for name, longer in claims.LONGER.items():
+        if name in kept["presets"] and longer in kept["presets"]:
+            here, there = (kept["presets"][preset]["parameters"] for preset in (name, longer))
+            wanted = {key: 4 * value if re.search(r"(^|_)steps$", key) else value for key, value in here.items()}
+            problems += [f"{longer} is {there}, not {wanted}"] if there != wanted else []
+    return problems
+
+
+def sources(notebook, kept, paper):
+    """The code that a notebook shows is the code that there is."""
+    problems = []
+    for cell in code_cells(notebook):
+        if shown := re.fullmatch(r"plots\.source\(([\w., ]+)\)", cell.source.strip()):
+            names = [name.strip().removeprefix("flowcore.").split(".") for name in shown[1].split(",")]
+            if not all(hasattr(flowcore, name[0]) for name in names):
+                continue  # written in the notebook itself
+            functions = [functools.reduce(getattr, name, flowcore) for name in names]
+            texts = [output.get("data", {}).get("text/markdown") for output in cell.outputs]
+            stale = plots.source(*functions).data not in texts
+            problems += [f"the code of {shown[1]} is shown otherwise; ci/replicate refresh {paper}"] if stale else []
+    return problems
+
+
 PLAIN = [parameters_cell, executed, outputs, metadata, portable, size]  # of what is tied to no paper, too
 RECORDED = [last_cell, default_preset]
-GUARDS = [*PLAIN, *RECORDED, sections, metrics, verdicts]
+GUARDS = [*PLAIN, *RECORDED, sections, metrics, verdicts, budgets, sources]
 
 
 # --- the notebooks -------------------------------------------------------------------------------------------------
@@ -373,8 +401,30 @@ def test_a_verdict_that_the_seeds_do_not_give_is_named():
     assert first == "preset mixture, claim P-1: the seeds say supported"
     assert second == "the result that is shown is another; ci/replicate refresh paper"
     notebook, kept = stated()
-    kept["presets"]["mixture"]["statistics"]["error"]["ours"]["seeds"] = [3.0, 3.1, 2.9]
+    kept["presets"]["mixture"]["statistics"]["error"]["ours"]["seeds"] = [6.0, 6.1, 5.9]
     assert verdicts(notebook, kept, "paper") == ["preset mixture, claim P-1: the seeds say contradicted"]
+
+
+def test_a_second_budget_that_is_no_fourfold_is_named():
+    notebook, kept = good_notebook(), copy.deepcopy(good_record())
+    short = {"parameters": {"steps": 10, "ablation_steps": 5, "rate": 0.1}}
+    longer = {"parameters": {"steps": 40, "ablation_steps": 20, "rate": 0.1}}
+    kept["presets"] = {"garments": short, "garments_4x": longer}
+    assert budgets(notebook, kept, "paper") == []
+    longer["parameters"]["steps"] = 10
+    assert budgets(notebook, kept, "paper")[0].startswith("garments_4x is {'steps': 10")
+
+
+def test_code_that_is_shown_otherwise_is_named():
+    notebook = good_notebook()
+    shown = nbformat.v4.new_output("display_data", data={"text/markdown": plots.source(flowcore.psd).data})
+    code = nbformat.v4.new_code_cell("plots.source(flowcore.psd)", outputs=[shown])
+    notebook.cells.append(code)
+    assert sources(notebook, None, "paper") == []
+    shown["data"]["text/markdown"] = "def psd(): pass"
+    assert sources(notebook, None, "paper") == [
+        "the code of flowcore.psd is shown otherwise; ci/replicate refresh paper"
+    ]
 
 
 def test_a_family_is_asked_for_its_own_metrics():
@@ -404,4 +454,6 @@ def test_each_guard_fails_on_a_spoilt_notebook(guard, what, spoil):
 
 
 def test_every_guard_is_shown_to_fail():
-    assert {guard for guard, *_ in SPOILT} | {verdicts} == set(GUARDS)  # that one has a test of its own
+    assert {guard for guard, *_ in SPOILT} | {verdicts, budgets, sources} == set(
+        GUARDS
+    )  # these have tests of their own

@@ -19,6 +19,9 @@ def combine(given: dict[str, object], runs: list[dict], others: list[dict]) -> d
     for what in ("metrics", "statistics"):
         if any(shape(run[what]) != shape(first[what]) for run in runs):
             raise NotebookFailed(f"the seeds do not report the same {what}")
+    numbers = [[value for value in run["metrics"].values() if isinstance(value, float)] for run in runs]
+    if under_protocol(runs) and any(one == other for i, one in enumerate(numbers) for other in numbers[:i]):
+        raise NotebookFailed("two seeds gave the very same numbers: the seed decides nothing")
     definitions = [claim for claim in first["claims"] if "id" in claim]
     if any([claim for claim in run["claims"] if "id" in claim] != definitions for run in runs):
         raise NotebookFailed("the seeds do not state the same claims: a claim may not hold a measured value")

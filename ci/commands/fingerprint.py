@@ -71,9 +71,12 @@ def differences(there: dict[str, list[float]], here: dict[str, list[float]]) -> 
     """What is not the same in both, a line each; a loss that is 0 is compared with the largest of its term."""
     found = [f"{name} is logged in one of them only" for name in sorted(there.keys() ^ here.keys())]
     for name in sorted(there.keys() & here.keys()):
+        if len(there[name]) != len(here[name]):
+            found.append(f"{name} has {len(here[name])} steps, recorded {len(there[name])}")
+            continue
         size = max(map(abs, there[name]), default=0.0)
         for step, old, new in zip(STEPS, there[name], here[name], strict=False):
-            if abs(new - old) > TOLERANCE * max(abs(old), TOLERANCE * size):
+            if not abs(new - old) <= TOLERANCE * max(abs(old), TOLERANCE * size):  # nan is no less
                 found.append(f"{name} at step {step} is {new:.6g}, recorded {old:.6g}")
     return found
 

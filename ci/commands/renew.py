@@ -2,7 +2,8 @@
 
 Each stale notebook is traced (`commands.trace`) on this machine under the code of a revision, whose record was fresh,
 and under the code at hand. Only where both are one bit for bit is the hash in the record renewed. What so short a run
-cannot show is refused before: another notebook, other parameters or packages, and a number of the code that is gone.
+cannot show is refused before: another notebook, other parameters or packages, and a number of the code that is new or
+gone.
 """
 
 import ast
@@ -95,10 +96,10 @@ def unprovable(there: code.Code, here: code.Code, paper: str) -> str | None:
     own = [part for part in changed if part in code.OURS]
     if own:
         return f"changed is its own {', '.join(own)}, of which a short run proves nothing"
-    lost = numbers_of(there, changed) - numbers_of(here, changed)
-    if lost:
-        gone = ", ".join(sorted(lost))
-        return f"a number is gone from {', '.join(changed)}: {gone}, of which a short run proves nothing"
+    before, after = numbers_of(there, changed), numbers_of(here, changed)
+    if moved := (before - after) | (after - before):
+        which = ", ".join(sorted(moved))
+        return f"a number of {', '.join(changed)} is new or gone: {which}, of which a short run proves nothing"
     return None
 
 

@@ -8,9 +8,11 @@ seeds together (`comparison`), and of two budgets where both are recorded.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flowcore.recording.bands import DRIFTS
 from flowcore.recording.comparison import Comparison, agree, compare
-from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE
+from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE, UNRESOLVED
 
+LOOSE = 0.05  # of the value, that three times the drift may be
 FLOOR = "floor"  # the entry of a statistic below which its numbers are noise
 # what is recorded beside a preset: at four times the training, and on the sharper laws
 LONGER = {"garments": "garments_4x"}
@@ -70,25 +72,37 @@ def check_statistics(claims: Sequence[Claim], statistics: Statistics) -> None:
 def judge(definition: Mapping[str, str], statistics: Mapping[str, Mapping[str, dict]]) -> dict:
     """The record's entry of a claim: its definition, and the comparison over all seeds of its two numbers.
 
-    `statistics` are recorded ones, each entry with its `seeds`."""
+    `statistics` are recorded ones, each entry with its `seeds` and `drift`. A number that another set-up of the machine
+    moves by more than `LOOSE` resolves nothing: no rerun could tell that it has changed."""
     if "out_of_scope" in definition:
         return {**definition, "verdict": OUT_OF_SCOPE}
     group = statistics[definition["statistic"]]
     a, b = (group[definition[name]]["seeds"] for name in ("a", "b"))
     floor = max(group[FLOOR]["seeds"]) if FLOOR in group else 0.0
     found: Comparison = compare(a, b, definition["margin"], floor)
-    return {**definition, "ratio": found.ratio, "interval": list(found.interval), "verdict": found.verdict}
+    sides = (group[definition[name]] for name in ("a", "b"))
+    chaotic = any(DRIFTS * side["drift"] > LOOSE * abs(side["seeds"][0]) for side in sides)
+    verdict = UNRESOLVED if chaotic and not floor else found.verdict
+    return {**definition, "ratio": found.ratio, "interval": list(found.interval), "verdict": verdict}
 
 
 def verdicts(presets: Mapping[str, dict], name: str) -> dict[str, str]:
-    """Claim id -> verdict on a preset: that of its record and of the longer runs beside it, where these agree.
-
-    Claims that no preset has recorded are not there."""
+    """Claim id -> verdict on a preset: that of its record and of the longer runs beside it, where these are recorded
+    and agree. A claim that they do not state, or state otherwise, is unresolved."""
     here, longer = (recorded(presets, preset) for preset in (name, LONGER.get(name, "")))
-    return {
-        key: agree(entry["verdict"], *([longer[key]["verdict"]] if key in longer else []))
-        for key, entry in here.items()
-    }
+    found = {}
+    for key, entry in here.items():
+        other = longer.get(key, {})
+        if longer and stated(other) != stated(entry):
+            found[key] = UNRESOLVED
+        else:
+            found[key] = agree(entry["verdict"], *([other["verdict"]] if longer else []))
+    return found
+
+
+def stated(entry: Mapping[str, object]) -> dict[str, object]:
+    """What of a recorded claim was there before it was measured."""
+    return {key: value for key, value in entry.items() if key not in ("ratio", "interval", "verdict")}
 
 
 def recorded(presets: Mapping[str, dict], name: str) -> dict[str, dict]:

@@ -6,7 +6,8 @@ interval is Student's, of the mean log-ratio over K seeds,
     mean +- t_{0.975, K-1} sd / sqrt(K),        r_i = log(a_i / b_i),
 
 so it is an interval of the geometric mean of a / b. A claim is supported when the whole interval lies where its margin
-asks (`margins`), contradicted when none of it does, and else unresolved: this many seeds cannot tell. So `same` by one
+asks (`margins`), contradicted when all of it lies where the claim is refuted, and else unresolved; either must hold
+when the interval is moved by what a rerun is allowed to move (`SLACK`). So `same` by one
 interval of 95 % is two one-sided tests at 2.5 % each, stricter than the usual two at 5 %, which take one of 90 %.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import SupportsFloat
 
 from flowcore.recording.bands import moments
-from flowcore.recording.margins import CONFIDENCE, CONTRADICTED, MARGINS, SUPPORTED, UNRESOLVED
+from flowcore.recording.margins import CONFIDENCE, CONTRADICTED, MARGINS, REFUTED, SLACK, SUPPORTED, UNRESOLVED
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def compare(
     What is below the `floor` of its metric is known to be small and no more. It counts as the floor, so that the ratio
     of a seed lies nearer to one than the truth may: what that could have decided is unresolved.
 
-    Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, and for numbers that
-    are not positive and finite.
+    Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, for numbers that
+    are not positive and finite, and for a ratio that does not vary over the seeds.
     """
     if margin not in MARGINS:
         raise ValueError(f"no margin {margin!r}; there are {', '.join(MARGINS)}")
@@ -53,10 +54,15 @@ def compare(
     a, b = ([max(value, floor) if math.isfinite(value) else value for value in side] for side in (a, b))
     if wrong := [value for value in (*a, *b) if not (math.isfinite(value) and value > 0)]:
         raise ValueError(f"only positive numbers have a ratio, not {wrong[0]}: compare a difference with its own ruler")
-    low, mean, high = interval([math.log(x / y) for x, y in zip(a, b, strict=True)])
+    ratios = [math.log(x / y) for x, y in zip(a, b, strict=True)]
+    low, mean, high = interval(ratios)
+    if max(ratios) - min(ratios) < 1e-12 and not (below_a or below_b):
+        raise ValueError(
+            "the ratio is the same in every seed: what does not vary is an identity, and belongs to a test"
+        )
     lowest, highest = MARGINS[margin]
-    inside = (lowest == 0 or low > math.log(lowest)) and high < math.log(highest)
-    outside = (lowest > 0 and high < math.log(lowest)) or low > math.log(highest)
+    inside = (lowest == 0 or low - SLACK > math.log(lowest)) and high + SLACK < math.log(highest)
+    outside = (lowest > 0 and high + SLACK < math.log(lowest)) or low - SLACK > math.log(REFUTED[margin])
     verdict = SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED
     nearness = SUPPORTED if margin == "same" else CONTRADICTED  # the verdict that a ratio near to one gives
     if (below_a and below_b) or (verdict == nearness and (below_a if margin != "same" else below_a or below_b)):

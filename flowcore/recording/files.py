@@ -85,6 +85,9 @@ def _validate_preset(preset: object, at: str, need) -> None:
         need(isinstance(entries, dict), f"{at}.statistics.{statistic}", "an object")
         for name, entry in entries.items():
             _validate_statistic(entry, f"{at}.statistics.{statistic}.{name}", need)
+    entries = [entry for group in preset.get("statistics", {}).values() for entry in group.values()]
+    counts = {len(entry["seeds"]) for entry in [*preset["metrics"].values(), *entries]}
+    need(len(counts) <= 1, f"{at}", f"of one number of seeds in all its metrics and statistics, not {sorted(counts)}")
     for index, claim in enumerate(preset["claims"]):
         validate_one = _validate_claim if isinstance(claim, dict) and "id" in claim else _validate_judgement
         validate_one(claim, f"{at}.claims[{index}]", need)

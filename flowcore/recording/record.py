@@ -194,7 +194,7 @@ def _judge_claims(preset: dict, claims: Sequence) -> dict[str, str]:
     fresh = {claim.id: claim.definition() for claim in claims if isinstance(claim, Claim)}
     found = {}
     for key, entry in stated.recorded({"": preset}, "").items():
-        was = {name: entry[name] for name in entry if name not in ("ratio", "interval", "verdict")}
+        was = stated.stated(entry)
         text = f"{key}: {entry['sentence']}"
         if key not in fresh:
             found[text] = "CHANGED: no longer claimed"

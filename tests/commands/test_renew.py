@@ -103,8 +103,8 @@ def test_the_first_difference_is_named_and_the_record_stays_stale(small, monkeyp
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("flowcore/path.py", "t=1.0", "t=1.5", "a number is gone from flowcore.path: 1.0"),
-        ("flowcore/path.py", "2 * x", "3 * x", "a number is gone from flowcore.path: 2"),
+        ("flowcore/path.py", "t=1.0", "t=1.5", "a number of flowcore.path is new or gone: 1.0"),
+        ("flowcore/path.py", "2 * x", "3 * x", "a number of flowcore.path is new or gone: 2"),
         ("replications/paper.ipynb", "path.along(rate)", "path.along(-rate)", "changed is its own notebook"),
         ("replications/paper.ipynb", "steps: int = 10", "steps: int = 11", "changed is its own parameters"),
         ("replications/paper.json", "2026-01-01", "2026-01-02", "its record has changed since"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flowcore.recording.comparison import agree, compare, interval
-from flowcore.recording.margins import CONFIDENCE, MARGINS, VERDICTS
+from flowcore.recording.margins import CONFIDENCE, MARGINS, REFUTED, SLACK, VERDICTS
 
 RUNS = 2000
 
@@ -35,7 +35,7 @@ def test_the_interval_covers_the_true_ratio_as_often_as_it_says(seeds):
 @pytest.mark.parametrize("margin", MARGINS)
 def test_at_the_edge_of_a_margin_a_wrong_verdict_is_rare(margin):
     """The size of the tests: with a true ratio at the edge, either verdict is given in at most 2.5 % of experiments."""
-    for edge in MARGINS[margin]:
+    for edge in (*MARGINS[margin], REFUTED[margin]):
         if edge > 0:
             found = verdicts(edge, margin)
             limit = 0.025 + 4 * (0.025 * 0.975 / RUNS) ** 0.5
@@ -51,7 +51,9 @@ def test_at_the_edge_of_a_margin_a_wrong_verdict_is_rare(margin):
         (1.3, "same", "contradicted"),
         (0.75, "same", "contradicted"),
         (0.35, "much better", "supported"),
-        (0.7, "much better", "contradicted"),
+        (0.7, "much better", "unresolved"),
+        (1.0, "much better", "contradicted"),
+        (0.95, "better", "unresolved"),
     ],
 )
 def test_what_is_far_from_the_edge_is_told(ratio, margin, expected):
@@ -112,7 +114,7 @@ def test_the_same_is_two_one_sided_tests_at_a_fortieth():
     """The verdict `same` against scipy's t-tests of each edge."""
     from scipy import stats
 
-    low, high = np.log(MARGINS["same"])
+    low, high = np.log(MARGINS["same"]) + np.array([SLACK, -SLACK])
     told = set()
     for shift in np.linspace(0, 0.1, 60):
         ratios = shift + 0.05 * np.array([-1.2, 0.3, -0.4, 1.1, 0.2])
@@ -130,10 +132,28 @@ def test_no_verdicts_do_not_agree():
 
 
 def test_every_verdict_is_one_of_the_margins():
-    found = [compare(a, 1.0, "better").verdict for a in ([0.1] * 3, [2.0] * 3, [0.1, 1.0, 9.0])]
+    found = [compare(a, 1.0, "better").verdict for a in ([0.1, 0.11, 0.1], [2.0, 2.1, 2.0], [0.1, 1.0, 9.0])]
     assert found == list(VERDICTS[:3])
 
 
 def test_budgets_that_disagree_leave_a_claim_unresolved():
     assert agree("supported", "supported") == "supported"
     assert agree("supported", "contradicted") == agree("contradicted", "unresolved") == "unresolved"
+
+
+def test_the_margins_are_those_that_the_records_were_judged_by():
+    """Whoever moves one judges every record anew, and says so."""
+    assert MARGINS == {"better": (0.0, 0.9), "much better": (0.0, 0.5), "same": (0.9, 1 / 0.9)}
+    assert REFUTED == {"better": 1.0, "much better": 0.9, "same": 1 / 0.9} and (CONFIDENCE, SLACK) == (0.95, 0.01)
+
+
+def test_a_verdict_survives_what_a_rerun_may_move():
+    a = [0.889, 0.890, 0.891]
+    assert compare(a, [1.0, 1.0, 1.0], "better").interval[1] < 0.9
+    assert compare(a, [1.0, 1.0, 1.0], "better").verdict == "unresolved"
+    assert compare([value - 0.01 for value in a], [1.0, 1.0, 1.0], "better").verdict == "supported"
+
+
+def test_what_does_not_vary_over_the_seeds_is_no_finding():
+    with pytest.raises(ValueError, match="the same in every seed: what does not vary is an identity"):
+        compare([4.0, 4.0, 4.0], 8.0, "better")
