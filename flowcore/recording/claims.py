@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from flowcore.recording.bands import DRIFTS
 from flowcore.recording.comparison import Comparison, agree, compare
-from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE, UNRESOLVED
+from flowcore.recording.margins import MARGINS, OUT_OF_SCOPE, SLACK, UNRESOLVED
 
-LOOSE = 0.05  # of the value, that three times the drift may be
 FLOOR = "floor"  # the entry of a statistic below which its numbers are noise
 # what is recorded beside a preset: at four times the training, and on the sharper laws
 LONGER = {"garments": "garments_4x"}
@@ -72,18 +71,17 @@ def check_statistics(claims: Sequence[Claim], statistics: Statistics) -> None:
 def judge(definition: Mapping[str, str], statistics: Mapping[str, Mapping[str, dict]]) -> dict:
     """The record's entry of a claim: its definition, and the comparison over all seeds of its two numbers.
 
-    `statistics` are recorded ones, each entry with its `seeds` and `drift`. A number that another set-up of the machine
-    moves by more than `LOOSE` resolves nothing: no rerun could tell that it has changed."""
+    `statistics` are recorded ones, each entry with its `seeds` and `drift`. The verdict has to survive what a rerun of
+    both numbers is allowed to move."""
     if "out_of_scope" in definition:
         return {**definition, "verdict": OUT_OF_SCOPE}
     group = statistics[definition["statistic"]]
     a, b = (group[definition[name]]["seeds"] for name in ("a", "b"))
     floor = max(group[FLOOR]["seeds"]) if FLOOR in group else 0.0
-    found: Comparison = compare(a, b, definition["margin"], floor)
     sides = (group[definition[name]] for name in ("a", "b"))
-    chaotic = any(DRIFTS * side["drift"] > LOOSE * abs(side["seeds"][0]) for side in sides)
-    verdict = UNRESOLVED if chaotic and not floor else found.verdict
-    return {**definition, "ratio": found.ratio, "interval": list(found.interval), "verdict": verdict}
+    moved = sum(side["drift"] / abs(side["seeds"][0]) for side in sides if side["drift"])
+    found: Comparison = compare(a, b, definition["margin"], floor, max(SLACK, DRIFTS * moved))
+    return {**definition, "ratio": found.ratio, "interval": list(found.interval), "verdict": found.verdict}
 
 
 def verdicts(presets: Mapping[str, dict], name: str) -> dict[str, str]:

@@ -33,13 +33,19 @@ class Comparison:
 
 
 def compare(
-    a: Sequence[float], b: Sequence[float] | SupportsFloat, margin: str, floor: SupportsFloat = 0.0
+    a: Sequence[float],
+    b: Sequence[float] | SupportsFloat,
+    margin: str,
+    floor: SupportsFloat = 0.0,
+    slack: SupportsFloat = SLACK,
 ) -> Comparison:
     """Is a better than (much better than, the same as) b? `a` and `b` are positive numbers of the same seeds, in their
     order; `b` may be one number, a ruler that has no seed (of Python, NumPy or JAX).
 
     What is below the `floor` of its metric is known to be small and no more. It counts as the floor, so that the ratio
     of a seed lies nearer to one than the truth may: what that could have decided is unresolved.
+
+    `slack` is what a rerun may move the logarithm of the ratio by: the verdict is the one that survives it.
 
     Raises ValueError for an unknown margin, for fewer than three seeds, for other numbers of them, for numbers that
     are not positive and finite, and for a ratio that does not vary over the seeds.
@@ -61,8 +67,8 @@ def compare(
             "the ratio is the same in every seed: what does not vary is an identity, and belongs to a test"
         )
     lowest, highest = MARGINS[margin]
-    inside = (lowest == 0 or low - SLACK > math.log(lowest)) and high + SLACK < math.log(highest)
-    outside = (lowest > 0 and high + SLACK < math.log(lowest)) or low - SLACK > math.log(REFUTED[margin])
+    inside = (lowest == 0 or low - slack > math.log(lowest)) and high + slack < math.log(highest)
+    outside = (lowest > 0 and high + slack < math.log(lowest)) or low - slack > math.log(REFUTED[margin])
     verdict = SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED
     nearness = SUPPORTED if margin == "same" else CONTRADICTED  # the verdict that a ratio near to one gives
     if (below_a and below_b) or (verdict == nearness and (below_a if margin != "same" else below_a or below_b)):

@@ -81,6 +81,14 @@ def test_the_record_judges_all_seeds_and_the_notebook_none():
     assert judged(swapped)[0]["verdict"] == "contradicted"
 
 
+def test_a_number_that_drifts_resolves_only_what_survives_it():
+    def drifting(drift):
+        return {"error": STATISTICS["error"] | {"ours": {"seeds": OURS, "drift": drift}}}
+
+    assert judged(drifting(0.1))[0]["verdict"] == "supported"  # 0.5 x e^0.3 is 0.67
+    assert judged(drifting(0.25))[0]["verdict"] == "unresolved"  # 0.5 x e^0.75 is above 1
+
+
 def test_below_the_floor_of_its_statistic_nothing_is_told_apart():
     floor = {"seeds": [3.0, 3.0, 3.0], "drift": 0.0}
     assert judged({"error": STATISTICS["error"] | {"floor": floor}})[0]["verdict"] == "unresolved"
