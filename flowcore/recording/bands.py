@@ -9,7 +9,8 @@ the value moved by when the machine was set up in other ways (`ci/replicate reco
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 # The relative drift allowed between machines, on top of the spread over seeds. Measured: at most 0.015 % over the
 # metrics of mean_flow (one core; AVX2 instead of AVX-512), 0.4 % for a chaotic run without fused multiply-add. The rest
@@ -59,6 +60,22 @@ def summary(name: str, values: Sequence[int | float], drift: float | None = None
 def tolerance(value: int | float, drift: int | float) -> float:
     """How far a rerun of the same seed may be from its value."""
     return max(FLOOR * abs(value), DRIFTS * drift)
+
+
+def pooled_drifts(entries: Mapping[str, dict]) -> dict[str, float]:
+    """Name -> drift of each entry that has one, at least what its run drifts by in units of the spread over seeds.
+
+    A chaotic run under another set-up is another run, as of another seed; that one of its numbers came out near to what
+    it was is luck. Of one run are the metrics with one first word, as lmd_endpoint_error_1, and the entries of a
+    statistic that differ in their number of steps, as "LMD, 1 step"."""
+    measured = {name: entry for name, entry in entries.items() if "drift" in entry and len(entry["seeds"]) > 1}
+    spreads = {name: moments(entry["seeds"])[1] for name, entry in measured.items()}
+    runs = {name: re.sub(r", \d+ steps?$", "", name).split("_")[0] for name in measured}
+    chaos = {run: 0.0 for run in runs.values()}
+    for name, entry in measured.items():
+        if spreads[name] > 0:
+            chaos[runs[name]] = max(chaos[runs[name]], entry["drift"] / spreads[name])
+    return {name: max(entry["drift"], chaos[runs[name]] * spreads[name]) for name, entry in measured.items()}
 
 
 def drift(value: int | float, others: Sequence[int | float]) -> float:

@@ -13,10 +13,11 @@ where `ci/replicate record` finds them.
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 from flowcore.recording import claims as stated
-from flowcore.recording.bands import FLOOR, band, summary, tolerance
+from flowcore.recording.bands import FLOOR, band, pooled_drifts, summary, tolerance
 from flowcore.recording.claims import Claim, Statistics
 from flowcore.recording.files import (
     DEFAULT_PRESETS,
@@ -136,9 +137,10 @@ def _compare(title: str, preset: dict, metrics: dict, statistics: dict, claims: 
     lines = [f"{title}, recorded {was['date']} on {was['device']}"]
     wide = max(map(len, [*preset["metrics"], *metrics, "metric"]))
     lines.append(f"{'metric':<{wide}}  {'recorded':>10}  band")
-    failures, agreed = [], 0
+    failures, agreed, drifts = [], 0, pooled_drifts(preset["metrics"])
     for name in [*preset["metrics"], *(name for name in metrics if name not in preset["metrics"])]:
-        shown, verdict = _judge_metric(preset["metrics"].get(name), metrics.get(name), name in metrics, seed)
+        repeated = (seed, drifts[name]) if name in drifts else None
+        shown, verdict = _judge_metric(preset["metrics"].get(name), metrics.get(name), name in metrics, repeated)
         lines.append(f"{name:<{wide}}  {shown}  {verdict}")
         failures += [f"{name}: {verdict}"] if verdict != "ok" else []
         agreed += verdict == "ok"
@@ -155,23 +157,25 @@ def _compare(title: str, preset: dict, metrics: dict, statistics: dict, claims: 
     return [*lines, f"{agreed} of {total} metrics in band, {kept}"], failures
 
 
-def _judge_metric(recorded: dict | None, value: object, measured: bool, seed: object) -> tuple[str, str]:
+def _judge_metric(recorded: dict | None, value: object, measured: bool, repeated: tuple | None) -> tuple[str, str]:
     """Columns `recorded` and `band`, and the verdict: 'ok' or what is wrong."""
     if recorded is None:
         return f"{'-':>10}  {'-':<24}", f"measured {_short(value)} NOT RECORDED"
     low, high = recorded["band"] or (recorded["mean"], recorded["mean"])
     limits = f"[{low:.4g}, {high:.4g}]" if recorded["band"] else "exact"
     shown = f"{recorded['mean']:>10.4g}  {limits:<24}"
-    return shown, _verdict(recorded, value, low, high, seed) if measured else "NOT MEASURED"
+    return shown, _verdict(recorded, value, low, high, repeated) if measured else "NOT MEASURED"
 
 
-def _verdict(recorded: dict, value: object, low: int | float, high: int | float, seed: object) -> str:
-    """A value against that of its own seed, where both that and the drift are recorded; else against the band."""
+def _verdict(recorded: dict, value: object, low: int | float, high: int | float, repeated: tuple | None) -> str:
+    """A value against the band, and against that of its own seed where that is recorded; `repeated` are the seed and
+    the drift."""
     if not is_number(value) or not low <= value <= high:
         return f"measured {_short(value)} OUT OF BAND"
-    if "drift" in recorded and isinstance(seed, int) and 0 <= seed < len(recorded["seeds"]):
+    seed, drift = repeated or (None, 0.0)
+    if isinstance(seed, int) and 0 <= seed < len(recorded["seeds"]):
         was = recorded["seeds"][seed]
-        within = tolerance(was, recorded["drift"]) if recorded.get("band", True) else 0.0
+        within = tolerance(was, drift) if recorded.get("band", True) else 0.0
         if not abs(value - was) <= within:
             return f"measured {value:.6g}, seed {seed} had {was:.6g}, within {within:.2g}: NOT THE SAME"
     return "ok"
@@ -181,11 +185,12 @@ def _judge_statistics(recorded: dict, statistics: dict, seed: object):
     """What disagrees, each with its place: a statistic has no band, so that another seed is not compared."""
     for statistic in recorded.keys() | statistics.keys():
         old, new = recorded.get(statistic, {}), statistics.get(statistic, {})
+        drifts = pooled_drifts(old)
         for name in old.keys() | new.keys():
             where = f"{statistic} of {name}"
             if name not in old or name not in new:
                 yield where, "NOT RECORDED" if name not in old else "NOT MEASURED"
-            elif (verdict := _verdict(old[name], new[name], float("-inf"), float("inf"), seed)) != "ok":
+            elif (verdict := _verdict(old[name], new[name], -inf, inf, (seed, drifts.get(name, 0.0)))) != "ok":
                 yield where, verdict
 
 

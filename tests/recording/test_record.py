@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flowcore import record
+from flowcore.recording.bands import pooled_drifts
 
 CLAIMS = [record.Judgement.judge("works", "1.2 < 2", True), record.Judgement("scales", "", "not tested")]
 METRICS = {"cost": 4, "error": 0.2}
@@ -98,6 +99,19 @@ def test_only_an_integer_that_never_changes_is_exact(name, values, exact):
     entry = record.summary(name, values)
     assert (entry["band"] is None) == exact and entry["seeds"] == values
     assert entry["mean"] == pytest.approx(sum(values) / 3)
+
+
+def test_what_is_chaotic_is_so_in_all_its_numbers():
+    """One number of a run that came out near to what it was is luck, and no sharper than the others."""
+    seeds = [1.0, 1.1, 0.9]
+    lmd = {"lmd_error": {"seeds": seeds, "drift": 0.2}, "lmd_residual": {"seeds": seeds, "drift": 1e-7}}
+    steps = {"LMD, 1 step": {"seeds": seeds, "drift": 0.2}, "LMD, 4 steps": {"seeds": [2.0, 2.2, 1.8], "drift": 0.0}}
+    other = {"emd_error": {"seeds": seeds, "drift": 1e-7}, "cost": {"seeds": [4, 4, 4], "drift": 0}}
+    found = pooled_drifts(lmd | steps | other)
+    assert found["lmd_error"] == found["lmd_residual"] == pytest.approx(0.2)
+    assert found["LMD, 4 steps"] == pytest.approx(0.4)
+    assert found["emd_error"] == pytest.approx(1e-7) and found["cost"] == 0
+    assert pooled_drifts({"error": {"seeds": seeds}}) == {}
 
 
 # --- claims --------------------------------------------------------------------------------------------------------
