@@ -20,7 +20,7 @@ from commands.tree import Tree
 
 
 def test_a_revision_of_zeros_means_everything(tree):
-    assert check.touched(Tree(tree), "0" * 40) == check.touched(Tree(tree), "0" * 64) == ["paper"]
+    assert check.touched(Tree(tree), "0" * 40) == check.touched(Tree(tree), "0" * 64) == (["paper"], [])
 
 
 def test_a_record_is_read_before_any_kernel_is_started(tree, monkeypatch, capsys):
