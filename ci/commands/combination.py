@@ -39,7 +39,7 @@ def combine(given: dict[str, object], runs: list[dict], others: list[dict]) -> d
         }
         for statistic, entries in first["statistics"].items()
     }
-    judged = [claims.judge({k: v for k, v in claim.items() if v}, statistics) for claim in definitions]
+    judged = [claims.judge(claims.Claim(**claim).definition(), statistics) for claim in definitions]
     return {"parameters": given, "metrics": metrics, "statistics": statistics, "claims": judged + majority(runs)}
 
 
