@@ -209,7 +209,7 @@ def cleaned(source, executed):
     source.cells = [cell for cell in source.cells if not notebooks.tagged(cell, "injected-parameters")]
     for cell in notebooks.code_cells(source):
         cell.execution_count = results[cell.id].execution_count
-        cell.outputs = [output for output in results[cell.id].outputs if not volatile(output)]
+        cell.outputs = [notebooks.lighten(output) for output in results[cell.id].outputs if not volatile(output)]
     for cell in source.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

@@ -1,9 +1,12 @@
 """`record` and `refresh`: what is measured and written, and what an interruption leaves."""
 
+import base64
+import io
 import signal
 import time
 
 import nbformat
+import numpy as np
 import pytest
 from trees import TRAIN, change_record, contents, notebook, start
 
@@ -169,3 +172,22 @@ def test_an_interrupted_refresh_leaves_both_files_as_they_were(recorded):
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130
     assert contents(recorded) == before
+
+
+def test_a_picture_is_kept_in_fewer_bytes_and_looks_the_same():
+    """A figure of lines and text, as matplotlib draws it."""
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure, axis = plt.subplots()
+    axis.plot([1, 3, 2], label="error")
+    axis.legend()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    output = {"data": {"image/png": base64.b64encode(drawn.getvalue()).decode(), "text/plain": "<Figure>"}}
+    light = base64.b64decode(notebooks.lighten(output)["data"]["image/png"])
+    assert len(light) < len(drawn.getvalue()) and output["data"]["text/plain"] == "<Figure>"
+    before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (drawn.getvalue(), light))
+    assert before.shape == after.shape and np.abs(before - after).max() < 16
+    assert notebooks.lighten({"name": "stdout", "text": "trained"}) == {"name": "stdout", "text": "trained"}
