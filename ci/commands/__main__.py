@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands import bench, check, lab, lists, new, renew, run, site
+from commands import bench, check, lab, lists, new, refresh, renew, run, site
 from commands import record as recording
 from commands.arguments import OneLineParser
 from commands.errors import BadInput, Failed, first_line, in_words
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def command_line() -> OneLineParser:
     parser = OneLineParser(prog="ci/replicate", description="Run, check and record the replications.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in (lists, run, check, recording, renew, new, bench, site, lab):
+    for module in (lists, run, check, recording, refresh, renew, new, bench, site, lab):
         module.add(verbs)
     return parser
 

@@ -1,4 +1,4 @@
-"""`record`: a notebook measured over seeds, into its JSON file; and `refresh`: notebooks executed in place."""
+"""`record`: a notebook measured over seeds, into its JSON file."""
 
 import contextlib
 import hashlib
@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from commands import code, combination, files, fingerprint, notebooks, parameters
 from commands.arguments import positive
 from commands.errors import BadInput, NotebookFailed, first_line
 from commands.execution import Run, execute, require_device
+from commands.refresh import refresh, show_result
 from commands.run import portable
 from commands.tree import Tree
 from flowcore import record
@@ -24,7 +25,6 @@ SET_UPS = {  # of the machine, under which the same seed should give the same nu
     "avx2": {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"},
     "other_fusion": {"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"},
 }
-BUSY = "{} is being recorded or refreshed"
 
 
 def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, jobs: int) -> int:
@@ -39,7 +39,7 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
         raise BadInput(f"a band needs at least 3 seeds, not {seeds}")
     given = asked_for(tree, paper, preset)
     require_device()
-    with tree.lock(f"record.{paper}", BUSY.format(paper)):
+    with tree.lock_record(paper):
         work = tree.build / "record" / f"{paper}.{portable(preset)}"
         wanted, depends = recipe(tree, paper, given), code.of(tree, paper, given)
         if not finished(work / "recipe", wanted):
@@ -69,6 +69,8 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
             (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
             if failed:
                 raise NotebookFailed(failed)
+        elif preset.startswith(f"{default}_"):
+            show_result(tree.notebook(paper), work)
         both = tree.record(paper), tree.notebook(paper)
         files.move({work / path.name: path for path in both if (work / path.name).exists()})
         shutil.rmtree(work)
@@ -203,73 +205,6 @@ def provenance() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def cleaned(source, executed):
-    """`source` with the outputs and counts of `executed`, and nothing that differs between two identical runs."""
-    results = {cell.id: cell for cell in executed.cells}
-    source.cells = [cell for cell in source.cells if not notebooks.tagged(cell, "injected-parameters")]
-    for cell in notebooks.code_cells(source):
-        cell.execution_count = results[cell.id].execution_count
-        cell.outputs = [notebooks.lighten(output) for output in results[cell.id].outputs if not volatile(output)]
-    for cell in source.cells:
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-    for key in ("papermill", "widgets"):
-        source.metadata.pop(key, None)
-    source.metadata.get("language_info", {}).pop("version", None)
-    return source
-
-
-def volatile(output: dict) -> bool:
-    """Warnings and progress bars: a stream on stderr, or a live widget."""
-    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-def refresh(works: dict[Path, Path], jobs: int) -> Iterator[str | None]:
-    """Leaves each notebook in its folder of work, executed at its defaults beside the record there: what failed in
-    each, or None."""
-    runs = [Run(path, work / "defaults.ipynb", {}, work, f"{path.stem} defaults") for path, work in works.items()]
-    for task, failed in zip(runs, execute(runs, jobs), strict=True):
-        if not failed:
-            done = cleaned(notebooks.load(task.source), notebooks.load(task.output))
-            notebooks.write(task.cwd / task.source.name, done)
-        yield f"{task.label}: {failed}; see {task.output}" if failed else None
-
-
-def refresh_papers(tree: Tree, papers: Sequence[str], jobs: int) -> int:
-    """The notebooks executed in place, beside the records that they have: for a change that moves no number. A record
-    that was agreed with says from then on that it holds for this code. One that disagrees is left as it was."""
-    works = {tree.notebook(paper): tree.build / "refresh" / paper for paper in tree.choose(papers)}
-    for path in works:
-        parameters.of_notebook(path)
-        if tree.keeps_record(path.stem):
-            record.read(tree.record(path.stem))
-    require_device()
-    failures = []
-    with contextlib.ExitStack() as locks:
-        for path in works:
-            locks.enter_context(tree.lock(f"record.{path.stem}", BUSY.format(path.stem)))
-        for path, work in works.items():
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            if tree.keeps_record(path.stem):
-                shutil.copy(tree.record(path.stem), work)
-        read = code.Code(tree)
-        depends = {path: read.of(path.stem) for path in works if tree.keeps_record(path.stem)}
-        for (path, work), failed in zip(works.items(), refresh(works, jobs), strict=True):
-            if failed:
-                failures.append(failed)
-                continue
-            renewed = {}
-            if path in depends and notebooks.agreed(notebooks.read(work / path.name)):
-                renewed = code.renewed(tree, path.stem, depends[path], work)
-            files.move({work / path.name: path} | renewed)
-            shutil.rmtree(work)
-            print(f"refreshed {path.stem}", flush=True)
-    if failures:
-        raise NotebookFailed("; ".join(failures))
-    return 0
-
-
 def add(verbs) -> None:
     verb = verbs.add_parser("record", help="measure over seeds and write the JSON file and the notebook")
     verb.add_argument("paper", metavar="PAPER")
@@ -280,7 +215,3 @@ def add(verbs) -> None:
     verb.set_defaults(
         command=lambda asked, tree: record_paper(tree, asked.paper, asked.preset, asked.seeds, asked.jobs)
     )
-    verb = verbs.add_parser("refresh", help="execute notebooks in place, for a change that moves no number")
-    verb.add_argument("papers", nargs="*", metavar="PAPER", help="a name of the list, or all")
-    verb.add_argument("--jobs", type=positive, default=1, help="notebooks at a time")
-    verb.set_defaults(command=lambda asked, tree: refresh_papers(tree, asked.papers, asked.jobs))

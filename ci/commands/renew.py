@@ -25,7 +25,6 @@ from commands import code, files, trace
 from commands.check import git
 from commands.errors import BadInput, first_line
 from commands.execution import require_device
-from commands.record import BUSY
 from commands.tree import Tree
 
 JOBS = 2
@@ -45,7 +44,7 @@ def renew(tree: Tree, papers: Sequence[str], since: str) -> int:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for paper in stale:
-            stack.enter_context(tree.lock(f"record.{paper}", BUSY.format(paper)))
+            stack.enter_context(tree.lock_record(paper))
         old = Tree(Path(folder) / "old")
         unpack(tree, commit, old.root)
         there, failures = code.Code(old), []

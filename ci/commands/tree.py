@@ -59,6 +59,10 @@ class Tree:
         """Held by one command at a time; the second is refused with `busy` and the remedy."""
         return held(self.build / "locks", name, busy)
 
+    def lock_record(self, paper: str) -> AbstractContextManager[None]:
+        """Held by what writes the notebook and the record of a paper."""
+        return self.lock(f"record.{paper}", f"{paper} is being recorded or refreshed")
+
     def choose(self, names: Sequence[str], preset: str | None = None) -> list[str]:
         """These notebooks; `all` is every paper's, with a preset every one's that has it. Raises BadInput for none and
         for an unknown one."""

@@ -14,6 +14,7 @@ from flowcore.recording.files import default_preset, read
 from flowcore.recording.margins import CONTRADICTED, MARGINS, OUT_OF_SCOPE, SUPPORTED, UNRESOLVED, VERDICTS
 
 COLOURS = {SUPPORTED: "#1f4e79", CONTRADICTED: "#b03a2e", UNRESOLVED: "#9aa5b1"}
+NAMED = "blue: supported, red: contradicted, grey: unresolved"
 GROUNDS = {"garments_4x": "4 x the training", "garments_sharp": "sharpness 1/4", "garments_sharper": "sharpness 1/16"}
 
 
@@ -41,40 +42,60 @@ def result_text(presets: dict, name: str) -> str:
     budgets = "two budgets" if longer and stated.recorded(presets, longer) else "one budget"
     lines = [f"**What was found** (preset `{name}`, {seeds} seeds, {budgets}):", ""]
     for verdict, count in sorted(Counter(found.values()).items(), key=lambda pair: VERDICTS.index(pair[0])):
-        which = "; ".join(f"{key} {entries[key]['sentence']}" for key in found if found[key] == verdict)
-        lines.append(f"- **{verdict}** ({count}): {which}")
+        which = [
+            f"{key} {entries[key]['sentence']}{reason(presets, name, key)}" for key in found if found[key] == verdict
+        ]
+        lines.append(f"- **{verdict}** ({count}): {'; '.join(which)}")
     return "\n".join(lines)
 
 
+def reason(presets: dict, name: str, key: str) -> str:
+    """In brackets: why a claim is unresolved, and where a preset beside the default says otherwise."""
+    entry = stated.recorded(presets, name)[key]
+    low, high = entry.get("interval", (0.0, 0.0))
+    lowest, highest = MARGINS["same"]
+    said = []
+    if entry["verdict"] == UNRESOLVED:
+        small = "no difference of 10 %: " if lowest < low and high < highest else ""
+        said.append(f"{small}{low:.2f} to {high:.2f}")
+    for ground in (stated.LONGER.get(name, ""), *stated.SHARPER.get(name, ())):
+        other = stated.recorded(presets, ground).get(key, entry)["verdict"]
+        if other != entry["verdict"]:
+            said.append(f"{other} at {GROUNDS[ground]}")
+    return f" ({'; '.join(said)})" if said else ""
+
+
 def forest(presets: dict, name: str):
-    """The comparisons of a preset, and of the presets beside it in a fainter colour, as a matplotlib Figure."""
+    """The comparisons of a preset in the colours of its verdicts, and thinner those of the presets beside it in the
+    colours of theirs, as a matplotlib Figure."""
     from flowcore.recording.plots import close, panels
 
     grounds = [name, *filter(None, (stated.LONGER.get(name), *stated.SHARPER.get(name, ())))]
     entries = {ground: stated.recorded(presets, ground) for ground in grounds}
     ids = [key for key, entry in entries[name].items() if "ratio" in entry]
     overall = stated.verdicts(presets, name)
-    figure, (axis,) = panels(1, width=7.0, height=0.9 + 0.3 * len(ids))
+    figure, (axis,) = panels(1, width=9.0, height=0.9 + 0.3 * len(ids))
     for row, key in enumerate(ids):
         low, high = MARGINS[entries[name][key]["margin"]]
         axis.barh(row, high - max(low, 1e-3), left=max(low, 1e-3), height=0.8, color="#e8edf2", zorder=0)
         for place, ground in enumerate(ground for ground in grounds if key in entries[ground]):
             entry, first = entries[ground][key], ground == name
             at = row + 0.13 * place
-            axis.plot(entry["interval"], [at, at], color=COLOURS[overall[key]], linewidth=2.2 if first else 0.9)
+            colour = COLOURS[overall[key] if first else entry["verdict"]]
+            axis.plot(entry["interval"], [at, at], color=colour, linewidth=2.2 if first else 0.9)
             marker = "o" if first else ("s" if ground == stated.LONGER.get(name) else "^")
-            axis.plot(entry["ratio"], at, marker, color=COLOURS[overall[key]], markersize=5 if first else 3)
+            axis.plot(entry["ratio"], at, marker, color=colour, markersize=5 if first else 3)
     ends = [end for group in entries.values() for key in ids if key in group for end in group[key]["interval"]]
     axis.set(xscale="log", xlim=(min(0.3, *ends) / 1.2, max(1.3, *ends) * 1.2), ylim=(len(ids) - 0.4, -0.6))
     axis.axvline(1, color="#9aa5b1", linewidth=0.8)
     labels = [f"{entries[name][key]['a']}  /  {entries[name][key]['b']}   {key}" for key in ids]
     axis.set_yticks(range(len(ids)), labels, fontsize=7)
     low, high = axis.get_xlim()
-    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30) if low <= tick <= high]
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low <= tick <= high]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.xaxis.minorticks_off()
     beside = [GROUNDS[ground] for ground in grounds[1:] if entries[ground]]
-    said = "a / b, 95 % interval; shaded: what is claimed"
+    said = f"a / b, 95 % interval; shaded: what is claimed\n{NAMED}"
     axis.set_xlabel(said + (f"\nthin: {', '.join(beside)}" if beside else ""))
     return close(figure)
 

@@ -175,5 +175,15 @@ def test_the_result_says_each_verdict_with_its_claims():
     assert "- **supported** (1): P-1 ours is better" in text and "3 seeds, one budget" in text
     assert "- **out of scope here** (1): P-2" in text
     assert "two budgets" in record.result_text(presets | {"garments_4x": {"claims": judged()}}, "garments")
+    small = [judged()[0] | {"verdict": "unresolved", "ratio": 0.97, "interval": [0.95, 0.99]}]
+    close, far = (
+        {"garments": presets["garments"] | {"claims": [small[0] | {"interval": [0.95, up]}]}} for up in (0.99, 1.5)
+    )
+    assert "better (no difference of 10 %: 0.95 to 0.99)" in record.result_text(close, "garments")
+    assert "better (0.95 to 1.50)" in record.result_text(far, "garments")
+    split = record.result_text(presets | {"garments_4x": {"claims": [*small, judged()[1]]}}, "garments")
+    assert "- **unresolved** (1): P-1 ours is better (unresolved at 4 x the training)" in split
+    sharp = record.result_text(presets | {"garments_sharp": {"claims": small}}, "garments")
+    assert "- **supported** (1): P-1 ours is better (unresolved at sharpness 1/4)" in sharp
     table = record.comparisons(STATED, MEASURED).data
     assert "| ours: 1 | theirs: 2 | 0.500 | better, error |" in table and "their clock is not ours" in table
