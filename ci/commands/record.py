@@ -69,7 +69,7 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
             (failed,) = refresh({tree.notebook(paper): work}, jobs=1)
             if failed:
                 raise NotebookFailed(failed)
-        elif preset.startswith(f"{default}_"):
+        else:
             show_result(tree.notebook(paper), work)
         both = tree.record(paper), tree.notebook(paper)
         files.move({work / path.name: path for path in both if (work / path.name).exists()})

@@ -31,8 +31,8 @@ def cleaned(source, executed):
 
 
 def show_result(notebook: Path, work: Path) -> None:
-    """Leaves the notebook in the folder of work with its result, which speaks of the presets beside the default too,
-    shown anew from the record there; no other cell is executed. Raises NotebookFailed."""
+    """Leaves the notebook in the folder of work with its result, which speaks of all presets, shown anew from the
+    record there; no other cell is executed. Raises NotebookFailed."""
     source, alone = notebooks.load(notebook), notebooks.load(notebook)
     alone.cells = [cell for cell in notebooks.code_cells(alone) if "record.result(" in cell.source]
     if not alone.cells:

@@ -46,7 +46,19 @@ def result_text(presets: dict, name: str) -> str:
             f"{key} {entries[key]['sentence']}{reason(presets, name, key)}" for key in found if found[key] == verdict
         ]
         lines.append(f"- **{verdict}** ({count}): {'; '.join(which)}")
-    return "\n".join(lines)
+    beside = (name, longer, *stated.SHARPER.get(name, ()))
+    return "\n".join(lines + [elsewhere(presets, name, other) for other in presets if other not in beside]).rstrip()
+
+
+def elsewhere(presets: dict, name: str, other: str) -> str:
+    """A line on a preset with another task: its counts, and the claims whose verdict is another there than here."""
+    here, there = stated.recorded(presets, name), stated.recorded(presets, other)
+    tested = {key: entry["verdict"] for key, entry in there.items() if entry["verdict"] != OUT_OF_SCOPE}
+    if not tested:
+        return ""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(tested.values()).most_common())
+    changed = [f"{key} {verdict}" for key, verdict in tested.items() if here.get(key, {}).get("verdict") != verdict]
+    return f"- on `{other}`: {counts}; otherwise than above: {', '.join(changed) or 'none'}"
 
 
 def reason(presets: dict, name: str, key: str) -> str:

@@ -50,15 +50,15 @@ def test_another_preset_changes_only_its_entry_of_the_json(recorded):
     assert now["presets"]["other"]["metrics"]["endpoint_error_1"]["seeds"][0] == pytest.approx(1.025)
 
 
-def test_a_companion_of_the_default_shows_the_result_anew_and_runs_no_other_cell(recorded):
+def test_another_preset_shows_the_result_anew_and_runs_no_other_cell(recorded):
     path, place = (recorded / "replications" / f"paper.{end}" for end in ("ipynb", "json"))
     kept, before = json.loads(place.read_text()), nbformat.read(path, as_version=4)
-    kept["presets"]["mixture_4x"] = {"parameters": kept["presets"]["other"]["parameters"]}
+    kept["presets"]["third"] = {"parameters": kept["presets"]["other"]["parameters"]}
     place.write_text(json.dumps(kept))
     cell = nbformat.v4.new_code_cell("from flowcore import record\n\nrecord.result('paper')", id="result")
     before.cells.insert(1, cell)
     nbformat.write(before, path)
-    assert main(["record", "paper", "--preset", "mixture_4x", "--seeds", "3", "--jobs", "2"], recorded) == 0
+    assert main(["record", "paper", "--preset", "third", "--seeds", "3", "--jobs", "2"], recorded) == 0
     after = nbformat.read(path, as_version=4)
     (shown,) = after.cells.pop(1).outputs
     before.cells.pop(1)

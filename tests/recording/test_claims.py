@@ -185,5 +185,8 @@ def test_the_result_says_each_verdict_with_its_claims():
     assert "- **unresolved** (1): P-1 ours is better (unresolved at 4 x the training)" in split
     sharp = record.result_text(presets | {"garments_sharp": {"claims": small}}, "garments")
     assert "- **supported** (1): P-1 ours is better (unresolved at sharpness 1/4)" in sharp
+    assert "on `ring`: 1 unresolved; otherwise than above: P-1 unresolved" in record.result_text(
+        presets | {"ring": {"claims": small}, "digits": {}}, "garments"
+    )
     table = record.comparisons(STATED, MEASURED).data
     assert "| ours: 1 | theirs: 2 | 0.500 | better, error |" in table and "their clock is not ours" in table
