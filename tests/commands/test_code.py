@@ -256,4 +256,5 @@ def test_every_module_of_which_a_function_is_called_is_reached(paper):
     done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=True)
     names = {str(path): name for name, path in read.house.files.items()}
     called = {names[line] for line in done.stdout.splitlines() if line in names}
+    called = {name for name in called if not name.startswith("flowcore.recording")}  # it judges and draws numbers
     assert len(called) > 30 and called <= read.of(paper).keys()
