@@ -41,7 +41,7 @@ from spoilt import (
 from table import Row, judge, table
 from trees import put
 
-from commands import files, renew, site
+from commands import files, refresh, renew, site
 from commands import record as recording
 from flowcore import record
 
@@ -253,7 +253,7 @@ ROWS = [
     # Ctrl-C
     Row("table interrupted", ["table"], 130, ["interrupted"], interrupting(files.os, "replace", readme_there)),
     Row("site interrupted", ["site"], 130, ["interrupted"], interrupting(site, "page_exporter", with_front)),
-    Row("refresh interrupted", ["refresh", "paper"], 130, ["interrupted"], interrupting(recording, "refresh")),
+    Row("refresh interrupted", ["refresh", "paper"], 130, ["interrupted"], interrupting(refresh, "refresh")),
     Row("renew interrupted", ["renew"], 130, ["interrupted"], interrupting(renew, "unpack", repository)),
     Row("record interrupted", ["record", "paper"], 130, ["interrupted"], interrupting(recording, "measure")),
     Row("new interrupted", NEW, 130, ["interrupted"], interrupting(record, "write", template_there)),
