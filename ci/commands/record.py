@@ -18,6 +18,7 @@ from commands.refresh import refresh, show_result
 from commands.run import portable
 from commands.tree import Tree
 from flowcore import record
+from flowcore.recording.claims import companions
 
 SOURCES = (".py", ".npz", ".tsv")  # of flowcore: its code and the data that lies in it
 SEEDS = {"garments": 8, "garments_4x": 5, "garments_sharp": 5, "garments_sharper": 5, "ring": 5, "mixture": 5}  # else 3
@@ -56,7 +57,7 @@ def record_paper(tree: Tree, paper: str, preset: str | None, seeds: int | None, 
             raise NotebookFailed(f"{paper}: its code was edited while it was recorded, so its seeds may differ: again")
         others = (
             vary(tree.notebook(paper), given, work)
-            if combination.under_protocol(results) and not preset.startswith(f"{default}_")
+            if combination.under_protocol(results) and preset not in companions(default)
             else []
         )
         old = record.read(tree.record(paper))  # again: somebody may have edited it meanwhile

@@ -14,11 +14,10 @@ from flowcore import record
 
 
 def cleaned(source, executed):
-    """`source` with the outputs and counts of the cells that were `executed`, and nothing that differs between two
-    identical runs."""
+    """`source` with the outputs and counts of `executed`, and nothing that differs between two identical runs."""
     results = {cell.id: cell for cell in executed.cells}
     source.cells = [cell for cell in source.cells if not notebooks.tagged(cell, "injected-parameters")]
-    for cell in [cell for cell in notebooks.code_cells(source) if cell.id in results]:
+    for cell in notebooks.code_cells(source):
         cell.execution_count = results[cell.id].execution_count
         cell.outputs = [notebooks.lighten(output) for output in results[cell.id].outputs if not volatile(output)]
     for cell in source.cells:
@@ -39,10 +38,13 @@ def show_result(notebook: Path, work: Path) -> None:
         return
     only, output = work / "result.ipynb", work / "result.out.ipynb"
     notebooks.write(only, alone)
-    (failed,) = execute([Run(only, output, {}, work, f"{notebook.stem} result")], jobs=1)
+    task = Run(only, output, {}, work, f"{notebook.stem} result")
+    (failed,) = execute([task], jobs=1)
     if failed:
-        raise NotebookFailed(failed)
-    notebooks.write(work / notebook.name, cleaned(source, notebooks.load(output)))
+        raise NotebookFailed(f"{task.label}: {failed}; see {output}")
+    shown = {cell.id: cell for cell in cleaned(alone, notebooks.load(output)).cells}
+    source.cells = [shown.get(cell.id, cell) for cell in source.cells]
+    notebooks.write(work / notebook.name, source)
 
 
 def volatile(output: dict) -> bool:

@@ -98,6 +98,11 @@ def verdicts(presets: Mapping[str, dict], name: str) -> dict[str, str]:
     return found
 
 
+def companions(name: str) -> tuple[str, ...]:
+    """The presets that are recorded beside a preset, on the same claims: longer, then sharper."""
+    return (*([LONGER[name]] if name in LONGER else []), *SHARPER.get(name, ()))
+
+
 def stated(entry: Mapping[str, object]) -> dict[str, object]:
     """What of a recorded claim was there before it was measured."""
     return {key: value for key, value in entry.items() if key not in ("ratio", "interval", "verdict")}

@@ -46,8 +46,8 @@ def result_text(presets: dict, name: str) -> str:
             f"{key} {entries[key]['sentence']}{reason(presets, name, key)}" for key in found if found[key] == verdict
         ]
         lines.append(f"- **{verdict}** ({count}): {'; '.join(which)}")
-    beside = (name, longer, *stated.SHARPER.get(name, ()))
-    return "\n".join(lines + [elsewhere(presets, name, other) for other in presets if other not in beside]).rstrip()
+    others = [other for other in presets if other not in (name, *stated.companions(name))]
+    return "\n".join(lines + list(filter(None, (elsewhere(presets, name, other) for other in others))))
 
 
 def elsewhere(presets: dict, name: str, other: str) -> str:
@@ -70,7 +70,7 @@ def reason(presets: dict, name: str, key: str) -> str:
     if entry["verdict"] == UNRESOLVED:
         small = "no difference of 10 %: " if lowest < low and high < highest else ""
         said.append(f"{small}{low:.2f} to {high:.2f}")
-    for ground in (stated.LONGER.get(name, ""), *stated.SHARPER.get(name, ())):
+    for ground in stated.companions(name):
         other = stated.recorded(presets, ground).get(key, entry)["verdict"]
         if other != entry["verdict"]:
             said.append(f"{other} at {GROUNDS[ground]}")
@@ -82,7 +82,7 @@ def forest(presets: dict, name: str):
     colours of theirs, as a matplotlib Figure."""
     from flowcore.recording.plots import close, panels
 
-    grounds = [name, *filter(None, (stated.LONGER.get(name), *stated.SHARPER.get(name, ())))]
+    grounds = [name, *stated.companions(name)]
     entries = {ground: stated.recorded(presets, ground) for ground in grounds}
     ids = [key for key, entry in entries[name].items() if "ratio" in entry]
     overall = stated.verdicts(presets, name)
